@@ -1,0 +1,122 @@
+"""Whether a cluster can run an extraction: what it needs, what each node has, and which option to change.
+
+A request that no node can hold would wait for ever without a word (RAY.md), so it is checked before the start,
+and by node, since a sum over nodes says nothing of a single actor's place. All functions here are pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class CapacityError(ValueError):
+    """The cluster cannot hold what was asked for; the message names what is missing and the option to change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One machine of the cluster, as far as scheduling sees it."""
+
+    name: str
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """How many workers of each kind an extraction runs, and what each of them takes."""
+
+    extractors: int
+    """Actors that hold the MMA network."""
+    extractor_cpus: float
+    extractor_gpus: float
+    extractor_threads: int
+    """Threads that the network uses inside one actor on CPUs."""
+    decoders: int
+    """Tasks that fetch, decode and crop at the same time: decode slots."""
+    decode_cpus: float
+
+    def told(self) -> str:
+        """What a person reads before the start."""
+        gpus = f", {self.extractor_gpus:g} GPU" if self.extractor_gpus else ""
+        return (
+            f"{self.decoders} decode slots of {self.decode_cpus:g} CPU, "
+            f"{self.extractors} MMA actors of {self.extractor_cpus:g} CPU{gpus}"
+        )
+
+
+def told_nodes(nodes: Sequence[Node]) -> str:
+    """The nodes as a person reads them: `2 CPU` or `4 CPU + 1 GPU` each, with its name."""
+    return ", ".join(f"{n.name}: {n.cpus:g} CPU" + (f" + {n.gpus:g} GPU" if n.gpus else "") for n in nodes)
+
+
+def plan_capacity(
+    nodes: Sequence[Node],
+    *,
+    extractors: int | None = None,
+    extractor_gpus: float | None = None,
+    decoders: int | None = None,
+    decode_cpus: float | None = None,
+) -> Capacity:
+    """Fill in what was left open and check that every worker finds a place.
+
+    With GPUs there is one actor a GPU and a decode slot for each further CPU. Without, one actor for four CPUs
+    takes half a CPU of the count and a slot stands for each CPU: cores are shared in time, by the system.
+
+    Args:
+        nodes: the live nodes.
+        extractors: `--extractors`; None: one a GPU, or one for four CPUs.
+        extractor_gpus: `--extractor-gpus`; None: 1 where the cluster has GPUs, else 0.
+        decoders: `--decoders`; None: what fits.
+        decode_cpus: `--decode-cpus`; None: 1 with GPUs, else what shares the CPUs evenly.
+
+    Raises:
+        CapacityError: something has no place; names the need, the nodes and the option.
+    """
+    if not nodes:
+        raise CapacityError("the cluster has no live node; start one, or leave --address out to run locally")
+    with_gpus = any(node.gpus for node in nodes)
+    gpus = (1.0 if with_gpus else 0.0) if extractor_gpus is None else extractor_gpus
+    if extractors is None:
+        slots = sum(math.floor(node.gpus / gpus) for node in nodes) if gpus else sum(n.cpus for n in nodes) // 4
+        extractors = max(1, int(slots))
+    hosts = [node for node in nodes if node.gpus >= min(gpus, 1.0)]
+    cpus = 1.0 if gpus and hosts and min(node.cpus for node in hosts) >= 2 else 0.5
+    free_cpus, free_gpus = [node.cpus for node in nodes], [node.gpus for node in nodes]
+    for count in range(extractors):
+        places = [i for i in range(len(nodes)) if free_cpus[i] >= cpus and free_gpus[i] >= gpus]
+        if not places:
+            option = "--extractor-gpus or --extractors" if gpus else "--extractors"
+            raise CapacityError(
+                f"MMA actor {count + 1} of {extractors} finds no node with {cpus:g} CPU"
+                f"{f' and {gpus:g} GPU' if gpus else ''} free (the cluster has {told_nodes(nodes)}): lower {option}"
+            )
+        roomiest = max(places, key=lambda i: free_cpus[i])
+        free_cpus[roomiest] -= cpus
+        free_gpus[roomiest] -= gpus
+    if decode_cpus is None:
+        decode_cpus = 1.0 if gpus else _even_share(nodes, free_cpus)
+    fitting = sum(math.floor(cpu / decode_cpus + 1e-9) for cpu in free_cpus)
+    wanted = decoders if decoders is not None else max(1, fitting)
+    if fitting < wanted:
+        raise CapacityError(
+            f"{wanted} decode slots of {decode_cpus:g} CPU find room for {fitting} beside {extractors} MMA actors of "
+            f"{cpus:g} CPU (the cluster has {told_nodes(nodes)}): lower --decoders, --decode-cpus or --extractors"
+        )
+    threads = max(1, int(sum(node.cpus for node in nodes) // extractors)) if not gpus else 1
+    return Capacity(
+        extractors=extractors,
+        extractor_cpus=cpus,
+        extractor_gpus=gpus,
+        extractor_threads=threads,
+        decoders=wanted,
+        decode_cpus=decode_cpus,
+    )
+
+
+def _even_share(nodes: Sequence[Node], free_cpus: Sequence[float]) -> float:
+    """CPUs a slot may claim so that each node holds as many slots as it has whole CPUs, cut to hundredths."""
+    shares = [free / math.floor(node.cpus) for node, free in zip(nodes, free_cpus) if node.cpus >= 1 and free > 0]
+    return min(1.0, max(0.25, math.floor(100 * min(shares, default=0.25)) / 100))

@@ -1,0 +1,166 @@
+"""The command line: `mma-mrnnet JOB --option value`, one typed, documented dataclass of options a job.
+
+stdout holds one JSON object alone, the run's summary; everything for people goes to stderr. Ray and its workers
+print to descriptor 1 whenever they like, so that descriptor is pointed at stderr before any job is imported and
+the summary goes to a duplicate of the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import io
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+import yaml
+
+from jobs.outcome import DONE, FAILED, WRONG_INPUT, InputError, JobFailedError, Outcome
+
+JOBS = {
+    "synth": "draw a made corpus: mp4 clips of faces, labels, truth and its known ceiling",
+    "extract": "videos -> faces -> affect descriptors, into a feature store of Parquet files",
+    "export": "a feature store as one row a frame, csv or Parquet, for pandas and R",
+}
+"""The jobs by name, with what each is for; `jobs.<name>` holds its `Options` and its `run`."""
+
+
+def usage() -> str:
+    """The page that `mma-mrnnet --help` shows."""
+    width = max(map(len, JOBS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, purpose in JOBS.items()]
+    return "\n".join(
+        [
+            "usage: mma-mrnnet JOB --option value ... [--config FILE.yaml]",
+            "",
+            "jobs:",
+            *lines,
+            "",
+            "mma-mrnnet JOB --help shows a job's options; options on the command line win over those of the file.",
+            "Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 done with more failures than allowed.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a job and end with its exit code; the entry point of the command `mma-mrnnet`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return DONE if words else WRONG_INPUT
+    if words[0] not in JOBS:
+        return _refuse(f"there is no job {words[0]!r}; the jobs are {', '.join(JOBS)}")
+    with _stdout_for_summary() as summary_stream:
+        outcome, code = _run(words[0], words[1:], summary_stream)
+        if outcome is not None:
+            summary_stream.write(json.dumps(outcome.summary, sort_keys=False, default=str) + "\n")
+    return code
+
+
+def _run(job: str, arguments: list[str], help_stream: io.TextIOBase) -> tuple[Outcome | None, int]:
+    try:
+        module = importlib.import_module(f"jobs.{job}")
+        options = parse_options(module.Options, job, arguments, help_stream)
+        if options is None:
+            return None, DONE
+        outcome = module.run(options)
+        return outcome, outcome.exit_code
+    except InputError as error:
+        return None, _refuse(str(error))
+    except JobFailedError as error:
+        print(f"mma-mrnnet {job} failed: {error}", file=sys.stderr)
+        return None, FAILED
+    except KeyboardInterrupt:
+        print(f"mma-mrnnet {job}: interrupted", file=sys.stderr)
+        return None, 130
+    except Exception:
+        traceback.print_exc()
+        print(f"mma-mrnnet {job} failed by a defect of its own (above); please report it", file=sys.stderr)
+        return None, FAILED
+
+
+def parse_options(options: type, job: str, arguments: list[str], help_stream: Any = None) -> Any:
+    """Options of a job from its arguments and its `--config` file; None where help was asked for and shown.
+
+    Raises:
+        InputError: unknown, missing or wrong options, as one line.
+    """
+    words = _with_config_file(options, arguments)
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return tyro.cli(options, args=words, prog=f"mma-mrnnet {job}")
+    except ValueError as error:  # from a __post_init__: already one line with the mend
+        raise InputError(" ".join(str(error).split())) from error
+    except SystemExit as end:
+        if not end.code:
+            print(out.getvalue(), file=help_stream or sys.stdout)
+            return None
+        raise InputError(f"{_one_line(err.getvalue())} (mma-mrnnet {job} --help shows all options)") from end
+
+
+def _one_line(box: str) -> str:
+    """The message inside the box that tyro draws around a parse error."""
+    inner = [line.strip("│ ").rstrip() for line in box.splitlines() if line.startswith("│")]
+    sections = " ".join(line if not re.fullmatch("─+", line) else "\n" for line in inner).split("\n")
+    told = [" ".join(each.split()) for each in sections]
+    return "; ".join(each for each in told if not each.startswith(("For full helptext", "Argument helptext")))
+
+
+def _with_config_file(options: type, arguments: list[str]) -> list[str]:
+    """The arguments with those of `--config FILE` put in front, less the ones given on the command line."""
+    if "--config" not in arguments:
+        return arguments
+    place = arguments.index("--config")
+    if place + 1 == len(arguments):
+        raise InputError("--config needs the name of a YAML file")
+    path, words = arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = yaml.safe_load(file) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--config {path} must hold a mapping of option names to values")
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    front: list[str] = []
+    for key, value in settings.items():
+        name = str(key).replace("-", "_")
+        if name not in fields:
+            raise InputError(f"--config {path} names the option {key!r}, which this job does not have")
+        flag = "--" + name.replace("_", "-")
+        if {flag, flag.replace("--", "--no-", 1)} & {word.split("=")[0] for word in words} or value is None:
+            continue
+        if isinstance(value, bool):
+            front.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            front += [flag, *(str(each) for each in (value if isinstance(value, list) else [value]))]
+    return front + words
+
+
+@contextlib.contextmanager
+def _stdout_for_summary() -> Any:
+    """Point descriptor 1 at stderr while a job runs; yield a text stream on the old one."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    stream = os.fdopen(kept, "w", encoding="utf-8")
+    try:
+        yield stream
+    finally:
+        sys.stdout.flush()
+        stream.flush()
+        os.dup2(kept, 1)
+        stream.close()
+
+
+def _refuse(message: str) -> int:
+    print(f"mma-mrnnet: {message}", file=sys.stderr)
+    return WRONG_INPUT

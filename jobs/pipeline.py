@@ -1,0 +1,237 @@
+"""Extraction as a Ray Data pipeline: plan -> fetch, decode, crop on CPUs -> MMA in actors -> rows, as they come.
+
+Nothing here writes: the driver reads `deliver` and counts (`mma.store.rows.VideoAssembler`), since Ray may
+execute any task again. Failures travel as rows; only a defect of this code ends the pipeline with an exception.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+
+from cluster.capacity import Capacity
+from cluster.s3 import retry_count
+from cluster.scratch import Scratch
+from cluster.storage import stat
+from cluster.uri import StorageError, display
+from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
+from mma.store import schema as s
+from mma.store.rows import chunk_row, with_descriptors
+from mma.video.chunk import FaceChunk
+from mma.video.errors import VideoError
+from mma.video.options import DecodeOptions
+from mma.video.slot import DecodeSlot
+
+UNREACHABLE = "unreachable"
+"""Status of a row that says storage failed, not the video: never stored, planned again."""
+
+FACES = "faces"
+"""Column of the crops on their way to the network: a row's (K, 112, 112, 3) uint8 as bytes."""
+
+BLOCK_BYTES = 32 * 2**20
+"""Ray Data gathers a task's rows into blocks of this size: its default of 128 MiB costs each worker 300 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a decode task needs to know; travels to every worker."""
+
+    decode: DecodeOptions
+    descriptor_set: str
+    detector_weights: bytes | None = None
+    """The detector's file, laid into each worker's scratch."""
+    scratch_root: str | None = None
+    scratch_bytes: int | None = None
+
+
+def blocks_of(plan: pa.Table, decoders: int) -> list[pa.Table]:
+    """The plan cut into one block a task: k = clamp(n // (32 x slots), 1, 64) videos each.
+
+    Small corpora get a video a task, so that no slot idles at the end; large ones spread Ray's cost of about a
+    millisecond a task over many videos (RAY.md).
+    """
+    size = min(64, max(1, plan.num_rows // (32 * decoders)))
+    return [plan.slice(start, size).combine_chunks() for start in range(0, plan.num_rows, size)]
+
+
+def build(plan: pa.Table, reading: Reading, weights: bytes, extractor: dict[str, Any], capacity: Capacity) -> Dataset:
+    """The pipeline over a plan (rows of `jobs.plan.PLAN_SCHEMA`); nothing runs before it is iterated.
+
+    Args:
+        plan: what is to be done.
+        reading: settings of the decode tasks.
+        weights: an MMA checkpoint's bytes, put once into the object store and loaded by every actor.
+        extractor: keyword arguments of `mma.extractor.DescriptorExtractor`.
+        capacity: how many workers of each kind.
+    """
+    context = DataContext.get_current().copy()  # captured by the Dataset when it is made
+    context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
+    context.execution_options.preserve_order = False
+    with DataContext.current(context):
+        return (
+            ray.data.from_arrow(blocks_of(plan, capacity.decoders))
+            .map_batches(
+                read_faces,
+                fn_kwargs={"reading": reading},
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_cpus=capacity.decode_cpus,
+                compute=TaskPoolStrategy(size=capacity.decoders),
+            )
+            .map_batches(
+                MMAActor,
+                fn_constructor_kwargs={
+                    "weights": ray.put(weights),
+                    "threads": capacity.extractor_threads,
+                    "extractor": extractor,
+                },
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_cpus=capacity.extractor_cpus,
+                num_gpus=capacity.extractor_gpus or None,
+                compute=ActorPoolStrategy(size=capacity.extractors),
+            )
+        )
+
+
+def read_faces(plan: pa.Table, *, reading: Reading) -> Iterator[pa.Table]:
+    """The decode task: videos of the plan in, rows with face crops out, chunk by chunk, in order.
+
+    Yields tables of one row: what `chunk_row` makes, and `faces` (large binary). Every video ends with a row
+    that tells its number of chunks, whatever became of it.
+    """
+    worker = _worker(reading)
+    descriptors = DESCRIPTOR_SETS[reading.descriptor_set]
+    for video in plan.to_pylist():
+        retries = retry_count()
+        for row, faces in _rows(video, worker, descriptors):
+            now = retry_count()
+            row = row.append_column("retries", pa.array([now - retries], pa.int64()))
+            retries = now
+            yield row.append_column(FACES, _binary(faces))
+
+
+def _binary(faces: np.ndarray | None) -> pa.Array:
+    """One large binary value over the array's own memory, without a copy."""
+    data = b"" if faces is None else np.ascontiguousarray(faces).reshape(-1).data
+    offsets = pa.array([0, len(data)], pa.int64())
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets.buffers()[1], pa.py_buffer(data)])
+
+
+def _rows(
+    video: dict[str, Any], worker: _Worker, descriptors: DescriptorSet
+) -> Iterator[tuple[pa.Table, np.ndarray | None]]:
+    common = {
+        "video_id": video["video_id"],
+        "uri": display(video["uri"]),
+        "attempt": uuid.uuid4().hex,
+        "source_version": video["version"],
+        "source_bytes": video["bytes"],
+        "num_frames": 0,
+    }
+    index = 0
+
+    def failed(stage: str, kind: str, message: str, status: str = s.FAILED) -> tuple[pa.Table, None]:
+        told = {"status": status, "error_stage": stage, "error_type": kind, "error_message": message}
+        return chunk_row(descriptors, {**common, **_place(common, index, index + 1), **told}), None
+
+    try:
+        source = stat(video["uri"])
+        common.update(source_version=source.version, source_bytes=source.bytes)
+        with worker.scratch.fetched(video["uri"], source.bytes) as path:
+            for chunk in worker.slot.chunks(path):
+                told = {**_place(common, index, index + 1 if chunk.is_last else None), **_told(chunk)}
+                yield chunk_row(descriptors, {**common, **told}, vars(chunk)), chunk.faces
+                index += 1
+    except VideoError as error:
+        yield failed(error.stage, error.error_type, error.message)
+    except StorageError as error:
+        kind = "Missing" if error.missing else "Refused"
+        yield failed("fetch", kind, str(error), UNREACHABLE if error.retryable else s.FAILED)
+    except (MemoryError, OSError, ValueError) as error:  # of this one video: an odd path, a full disk
+        yield failed("fetch" if isinstance(error, OSError) else "decode", type(error).__name__, str(error))
+
+
+def _place(common: dict[str, Any], index: int, total: int | None) -> dict[str, Any]:
+    return {"work_id": f"{common['video_id']}#{index}", "chunk_index": index, "num_chunks": total}
+
+
+def _told(chunk: FaceChunk) -> dict[str, Any]:
+    info = chunk.info
+    told: dict[str, Any] = {
+        "status": s.PARTIAL if chunk.damage else s.OK,
+        "decoder": chunk.decoder,
+        "first_frame": int(chunk.frame_index[0]) if len(chunk.frame_index) else 0,
+        "num_frames": len(chunk.frame_index),
+        "width_px": info.width_px,
+        "height_px": info.height_px,
+        "source_fps": info.source_fps,
+        "duration_s": info.duration_s,
+    }
+    if chunk.damage:
+        told |= {"error_stage": "decode", "error_type": "DamagedStream", "error_message": chunk.damage}
+    return told
+
+
+class _Worker:
+    """What a worker process keeps from task to task: its decoder child and its scratch."""
+
+    def __init__(self, reading: Reading):
+        self.reading = reading
+        self.scratch = Scratch(reading.scratch_root, cap_bytes=reading.scratch_bytes)
+        decode = reading.decode
+        if reading.detector_weights is not None:
+            path = self.scratch.keep("detector.onnx", reading.detector_weights)
+            decode = replace(decode, faces=replace(decode.faces, detector_weights=str(path)))
+        self.slot = DecodeSlot(decode)
+
+    def close(self) -> None:
+        self.slot.close()
+        self.scratch.close()
+
+
+_kept: _Worker | None = None
+
+
+def _worker(reading: Reading) -> _Worker:
+    """The process's own worker, made on first use and again where another run's settings come."""
+    global _kept
+    if _kept is None or _kept.reading != reading:
+        if _kept is not None:
+            _kept.close()
+        _kept = _Worker(reading)
+    return _kept
+
+
+class MMAActor:
+    """Holds the MMA network and turns rows with crops into rows with descriptors, micro-batched across videos."""
+
+    def __init__(self, weights: ray.ObjectRef, threads: int, extractor: dict[str, Any]):
+        import torch
+
+        from mma.checkpoint import load_mma
+        from mma.extractor import DescriptorExtractor
+
+        torch.set_num_threads(threads)
+        loaded = load_mma(ray.get(weights))
+        self.descriptors = loaded.network.descriptor_set
+        self.extractor = DescriptorExtractor(loaded.network, **extractor)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Rows of `read_faces`, any number of them, to rows of the store (with `attempt` and `retries`)."""
+        side = self.extractor.crop_px
+        crops = [
+            np.frombuffer(each.as_buffer(), np.uint8).reshape(-1, side, side, 3)
+            for each in rows[FACES].combine_chunks()
+        ]
+        return with_descriptors(rows.drop_columns([FACES]), self.descriptors, self.extractor.extract(crops))

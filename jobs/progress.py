@@ -1,0 +1,88 @@
+"""Progress for people, on stderr: a live bar in a terminal, a line every ten seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_INTERVAL_S = 10.0
+"""Between two lines where stderr is no terminal."""
+
+
+def say(message: str) -> None:
+    """A line for people."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class RunProgress:
+    """Videos done of all, frames a second, failures and the time left.
+
+    `total` counts what this run has to do; frames a second are of the last minute or of the run so far.
+    """
+
+    def __init__(self, total: int, *, unit: str = "videos"):
+        self.total, self.unit = total, unit
+        self.done = self.frames = self.failed = 0
+        self._started_s = time.monotonic()
+        self._told_s = self._started_s
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn(unit),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[told]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(file=sys.stderr),
+            )
+            self._task = self._bar.add_task(unit, total=total, told="starting")
+
+    def __enter__(self) -> RunProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif self.done:
+            say(self.line())
+
+    def advance(self, *, frames: int = 0, failed: bool = False) -> None:
+        """One more is done."""
+        self.done += 1
+        self.frames += frames
+        self.failed += failed
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started_s
+
+    def line(self) -> str:
+        """The state as one line."""
+        left = "?" if not self.done else _clock((self.total - self.done) * self.seconds / self.done)
+        return f"{self.done}/{self.total} {self.unit}, {self._rate()}, {left} left"
+
+    def _rate(self) -> str:
+        return f"{self.frames / max(self.seconds, 1e-9):.0f} frames/s, {self.failed} failed"
+
+    def tick(self) -> None:
+        """Draw, if it is time to."""
+        now = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, told=self._rate())
+        elif now - self._told_s >= LOG_INTERVAL_S:
+            self._told_s = now
+            say(self.line())
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,1 @@
+"""Stage 1: video -> faces -> affect descriptors, and the feature store."""

@@ -1,0 +1,197 @@
+"""MMA checkpoints: one safetensors file that holds the weights and, as JSON in its metadata, all that goes with them.
+
+Loading executes no code, and refuses in one line whatever does not fit: a checkpoint that loads is one whose every
+number has its place. Files on object stores go through the bytes forms, `dump_mma` and `load_mma`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from mma.network import MMAConfig, MMANetwork, new_mma
+
+FORMAT_VERSION = 1
+"""Raised when a file of the new form would be misread by the code before it."""
+METADATA_KEY = "mma_mrnnet.mma"
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+
+
+class LoadedMMA(NamedTuple):
+    """A checkpoint that was read."""
+
+    network: MMANetwork
+    """On the CPU, in evaluation mode."""
+    config: MMAConfig
+    """The same as `network.config`."""
+    record: dict[str, Any]
+    """What the writer noted beside the weights: how they were trained, on what, with which scores."""
+    weights_sha256: str
+    """See the function of this name; computed from the loaded weights, never taken from the file."""
+
+
+def weights_sha256(network: MMANetwork) -> str:
+    """The network's identity: sha256 over names, dtypes, shapes and bytes of all parameters and buffers, by name.
+
+    Independent of the file's layout, of the memory format and of the device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def dump_mma(network: MMANetwork, record: Mapping[str, Any]) -> bytes:
+    """The whole checkpoint as bytes. `record`: any plain JSON values; else ValueError."""
+    descriptors = network.config.descriptors
+    content = {
+        "format_version": FORMAT_VERSION,
+        "config": network.config.to_dict(),
+        "descriptors": {family: list(names) for family, names in descriptors.families.items()},
+        "written_by": {name: version(name) for name in ("mma-mrnnet", "torch")},
+        "record": dict(record),
+    }
+    try:
+        metadata = {METADATA_KEY: json.dumps(content, allow_nan=False, sort_keys=True)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the checkpoint's record must hold plain JSON values without NaN: {error}") from None
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def save_mma(network: MMANetwork, path: str | Path, record: Mapping[str, Any]) -> None:
+    """Writes the checkpoint at a local path, whole or not at all; a file that is there is replaced."""
+    path = Path(path)
+    content = dump_mma(network, record)
+    # Not tempfile: its files are readable by their owner alone, and a checkpoint is read by other people's jobs.
+    temporary = path.with_name(f"_tmp-{uuid.uuid4().hex}-{path.name}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name itself is on disk only once its folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMMA:
+    """Reads a checkpoint from a local path or from a file's bytes.
+
+    `name` stands for the source in error messages (a URI, where only bytes are at hand). What is no checkpoint of
+    this project, or does not fit its own configuration, raises a ValueError of one line; a file that is not there,
+    FileNotFoundError.
+    """
+    if isinstance(source, bytes):
+        content, name = source, name or "the given bytes"
+    else:
+        content, name = Path(source).read_bytes(), name or str(source)
+    header = _read_header(content, name)
+    described = _read_description(header, name)
+    config = _read_config(described, name)
+    try:
+        tensors = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise ValueError(f"{name} is a damaged safetensors file ({error}): fetch or copy it again") from None
+    network = new_mma(config)
+    _check_fit(network.state_dict(), tensors, name, config)
+    network.load_state_dict(tensors)
+    return LoadedMMA(network.eval(), config, described["record"], weights_sha256(network))
+
+
+def _read_header(content: bytes, name: str) -> dict[str, Any]:
+    """The safetensors header, as JSON: 8 bytes of length (little endian), then that many of JSON."""
+    if content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":
+        raise ValueError(
+            f"{name} is a PyTorch pickle (.pt, .pth), and loading one can run code: "
+            "give a .safetensors file as train-mma or save_mma writes it"
+        )
+    length = int.from_bytes(content[:8], "little")
+    try:
+        if not 2 <= length <= min(len(content) - 8, _MAX_HEADER_BYTES):
+            raise ValueError("its header is longer than the file")
+        header = json.loads(content[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("its header is not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not a safetensors file, or cut short ({error}): give one of train-mma") from None
+    return header
+
+
+def _read_description(header: dict[str, Any], name: str) -> dict[str, Any]:
+    metadata = header.get("__metadata__")
+    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    if text is None:
+        raise ValueError(f"{name} holds weights, but no MMA configuration in its metadata: give a file of train-mma")
+    try:
+        described = json.loads(text)
+        newest = int(described["format_version"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"{name} has unreadable MMA metadata: write it anew with save_mma") from None
+    if newest > FORMAT_VERSION:
+        raise ValueError(
+            f"{name} is of checkpoint format {newest}, newer than the {FORMAT_VERSION} known here: "
+            "update this project (pip install -U mma-mrnnet)"
+        )
+    if not all(isinstance(described.get(key), dict) for key in ("config", "descriptors", "record")):
+        raise ValueError(f"{name} has incomplete MMA metadata: write it anew with save_mma")
+    return described
+
+
+def _read_config(described: dict[str, Any], name: str) -> MMAConfig:
+    try:
+        config = MMAConfig(**described["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} has a configuration that does not fit this project's version: {error}") from None
+    ours = {family: list(names) for family, names in config.descriptors.families.items()}
+    if described["descriptors"] != ours:
+        raise ValueError(
+            f"{name} was written with other names or another order in descriptor set {config.descriptor_set!r}: "
+            "use the project version that wrote it, or train anew"
+        )
+    return config
+
+
+def _check_fit(
+    expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str, config: MMAConfig
+) -> None:
+    what = f"trunk {config.trunk} with {config.descriptor_set}"
+    mend = "the file was changed or mixed up; take the original"
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing:
+        raise ValueError(f"{name} lacks {_some(missing)}, which {what} has: {mend}")
+    if unknown:
+        raise ValueError(f"{name} holds {_some(unknown)}, which {what} has not: {mend}")
+    for key, ours in expected.items():
+        theirs = tensors[key]
+        if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
+            raise ValueError(
+                f"{name} holds {key} as {theirs.dtype} {tuple(theirs.shape)}, "
+                f"where {what} has {ours.dtype} {tuple(ours.shape)}: {mend}"
+            )
+        # Such weights give NaN descriptors, and in a feature store NaN says that no face was found.
+        if theirs.is_floating_point() and not torch.isfinite(theirs).all():
+            raise ValueError(
+                f"{name} holds NaN or infinity in {key}: its training diverged; take an earlier checkpoint"
+            )
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

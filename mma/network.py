@@ -1,0 +1,160 @@
+"""The MMA network of stage 1: one trunk on a face crop, and one linear head a family of descriptors.
+
+PAPER.md, "Stage 1": valence-arousal, basic expressions and action units at once [fact]; heads on the same pooled
+feature with no other wiring between them, tanh, softmax and sigmoid [kin].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
+from mma.trunks import TRUNKS, BasicBlock, Bottleneck
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMAConfig:
+    """What an MMA network is and which pixels it expects; stored whole with its weights."""
+
+    trunk: str = "resnet50"
+    """The trunk's name in `mma.trunks.TRUNKS`. ResNet-50 is the paper's kin; `tiny` is for CPUs and tests."""
+    descriptor_set: str = "mma26"
+    """The name in `mma.descriptors.DESCRIPTOR_SETS`: which descriptors the heads give, and in which order."""
+    crop_size_px: int = 112
+    """Side of the square RGB face crop, in pixels."""
+    pixel_mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    """Subtracted from the RGB bytes (0 to 255), a channel each. With the deviation below: pixels in [-1, 1]."""
+    pixel_std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    """Divides them afterwards."""
+    crop: Mapping[str, Any] = field(default_factory=dict)
+    """How faces were cut out of the frames (template, margins), as plain JSON values: crops that were cut otherwise
+    do not fit these weights. Empty: not known."""
+
+    def __post_init__(self) -> None:
+        if self.trunk not in TRUNKS:
+            raise ValueError(f"trunk={self.trunk!r} is not known: choose one of {', '.join(TRUNKS)}")
+        if self.descriptor_set not in DESCRIPTOR_SETS:
+            known = ", ".join(DESCRIPTOR_SETS)
+            raise ValueError(f"descriptor_set={self.descriptor_set!r} is not known: choose one of {known}")
+        if self.crop_size_px < 32:
+            raise ValueError(f"crop_size_px={self.crop_size_px} is under 32, the trunks' stride: give 32 or more")
+        if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
+            raise ValueError(f"pixel_mean={self.pixel_mean}, pixel_std={self.pixel_std}: give three each, std above 0")
+        try:
+            plain = json.loads(json.dumps(dict(self.crop), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"crop must hold plain JSON values, to be stored with the weights: {error}") from None
+        # As JSON gives them back, so that a stored and a loaded configuration compare equal (tuples become lists).
+        object.__setattr__(self, "crop", plain)
+        object.__setattr__(self, "pixel_mean", tuple(float(value) for value in self.pixel_mean))
+        object.__setattr__(self, "pixel_std", tuple(float(value) for value in self.pixel_std))
+
+    @property
+    def descriptors(self) -> DescriptorSet:
+        """The vocabulary behind `descriptor_set`."""
+        return DESCRIPTOR_SETS[self.descriptor_set]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain JSON values; `MMAConfig(**config.to_dict())` is equal to `config`."""
+        return dataclasses.asdict(self)
+
+
+class MMAOutputs(NamedTuple):
+    """What the three heads give for N crops, all float32: the form that losses are taken on."""
+
+    valence_arousal: torch.Tensor
+    """(N, 2) in [-1, 1], after tanh."""
+    expression_logits: torch.Tensor
+    """(N, num_expressions), before softmax."""
+    action_unit_logits: torch.Tensor
+    """(N, num_action_units), before sigmoid."""
+
+
+class MMANetwork(nn.Module):
+    """Trunk and heads. The parameters' names are `trunk.*` (torchvision's for ResNets) and `heads.<family>.*`."""
+
+    def __init__(self, config: MMAConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = TRUNKS[config.trunk]()
+        num_features = self.trunk.num_features
+        families = config.descriptors.families
+        # Not saved with the weights, since the configuration has them; buffers, since they belong on the device.
+        self.pixel_mean: torch.Tensor
+        self.pixel_std: torch.Tensor
+        self.register_buffer("pixel_mean", torch.tensor(config.pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(config.pixel_std), persistent=False)
+        self.heads = nn.ModuleDict({family: nn.Linear(num_features, len(names)) for family, names in families.items()})
+
+    def normalise(self, crops: torch.Tensor) -> torch.Tensor:
+        """RGB bytes as they lie in an image to the network's input, on the device where they are.
+
+        uint8 (N, H, W, 3) -> float32 (N, 3, H, W), channels last in memory, [-1, 1] by default.
+        """
+        return crops.float().sub_(self.pixel_mean).div_(self.pixel_std).permute(0, 3, 1, 2)
+
+    def forward(self, x: torch.Tensor) -> MMAOutputs:
+        """Normalised crops, float (N, 3, H, W), to the heads' outputs, float32 also when the trunk is autocast."""
+        feature = self.trunk(x)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return MMAOutputs(
+                valence_arousal=torch.tanh(self.heads["valence_arousal"](feature)),
+                expression_logits=self.heads["expressions"](feature),
+                action_unit_logits=self.heads["action_units"](feature),
+            )
+
+    def descriptors(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalised crops, float (N, 3, H, W), to descriptors, float32 (N, D), ordered as `DescriptorSet.names`."""
+        outputs = self(x)
+        values = {
+            "valence_arousal": outputs.valence_arousal,
+            "expressions": torch.softmax(outputs.expression_logits, dim=1),
+            "action_units": torch.sigmoid(outputs.action_unit_logits),
+        }
+        return torch.cat([values[family] for family in self.config.descriptors.families], dim=1)
+
+
+def new_mma(config: MMAConfig) -> MMANetwork:
+    """A network on the CPU whose weights are yet to be filled or loaded; torch's global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        return MMANetwork(config)
+
+
+def random_mma(config: MMAConfig, seed: int) -> MMANetwork:
+    """An untrained network, in training mode: the start of a training, or a stand-in where no weights are at hand.
+
+    The same weights, bit for bit, for one configuration and seed on every machine; torch's global random state is
+    neither used nor moved. Convolutions after He et al. 2015, uniform.
+    """
+    network = new_mma(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+                _fill_uniform(module.weight, (6 / fan_in) ** 0.5, generator)
+            elif isinstance(module, nn.Linear):
+                _fill_uniform(module.weight, (3 / module.in_features) ** 0.5, generator)
+                module.bias.zero_()
+            elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+                module.reset_parameters()
+        for module in network.modules():
+            # The last norm of each residual block. At 1 a block doubles the variance, and untrained batch norm does
+            # not take that back: after 16 blocks the heads' outputs would stand at their limits for every input.
+            if isinstance(module, BasicBlock):
+                module.bn2.weight.fill_(0.25)
+            elif isinstance(module, Bottleneck):
+                module.bn3.weight.fill_(0.25)
+    return network
+
+
+def _fill_uniform(tensor: torch.Tensor, bound: float, generator: torch.Generator) -> None:
+    # Uniform numbers in steps of their own: no logarithm or fused multiply whose last bit depends on the processor.
+    tensor.uniform_(generator=generator).mul_(2).sub_(1).mul_(bound)

@@ -1,0 +1,157 @@
+"""Reading a feature store: which videos it has, under which spec, and its rows as one line a frame.
+
+Any Parquet reader can do the same without this project: `<store>/*.parquet` is the whole data set.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mma.store import schema as s
+from mma.store.writer import FolderLike, parquet_bytes
+
+INDEX_COLUMNS = ["video_id", "chunk_index", "num_chunks", "status", "source_version", "uri"]
+
+
+class FileEntry(Protocol):
+    """A file as the folder lists it."""
+
+    name: str
+
+
+class ReadableFolder(FolderLike, Protocol):
+    """What reading needs beyond writing."""
+
+    def list(self, prefix: str = "", suffix: str = "") -> list[Any]:
+        """The files of the folder, each with a `name`."""
+
+    def delete(self, names: list[str]) -> None:
+        """Remove files; missing ones are no error."""
+
+
+def store_files(folder: ReadableFolder) -> list[str]:
+    """Names of the store's data files, sorted: parts and failed ones, nothing hidden."""
+    return sorted(entry.name for entry in folder.list(suffix=".parquet") if not entry.name.startswith(("_", ".")))
+
+
+def read_spec(folder: ReadableFolder) -> dict[str, Any]:
+    """The spec of a store.
+
+    Raises:
+        ValueError: the folder is no feature store.
+    """
+    if not folder.exists(s.SPEC_FILE):
+        raise ValueError(
+            f"{folder.display} is no feature store: it has no {s.SPEC_FILE}; give the folder that extract wrote"
+        )
+    return json.loads(folder.read(s.SPEC_FILE))
+
+
+def read_file(folder: ReadableFolder, name: str, columns: list[str] | None = None) -> pa.Table:
+    """One data file of a store as a table.
+
+    Raises:
+        ValueError: the file is no whole Parquet file.
+    """
+    try:
+        return pq.read_table(io.BytesIO(folder.read(name)), columns=columns)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{folder.display}/{name} cannot be read ({error}); this project never leaves a half-written file: "
+            f"restore it, or delete it and run extract again"
+        ) from error
+
+
+def read_index(folder: ReadableFolder) -> pa.Table:
+    """One row a chunk with its key, status, source version and the file it is in, lists left out.
+
+    Returns:
+        columns `INDEX_COLUMNS` and `file` (string).
+    """
+    tables = []
+    for name in store_files(folder):
+        rows = read_file(folder, name, INDEX_COLUMNS)
+        tables.append(rows.append_column("file", pa.array([name] * rows.num_rows, pa.string())))
+    if not tables:
+        fields = [pa.field(name, s.VIDEO_COLUMNS[name]) for name in INDEX_COLUMNS]
+        return pa.schema([*fields, pa.field("file", pa.string())]).empty_table()
+    return pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
+
+
+def count_statuses(index: pa.Table) -> dict[str, int]:
+    """Videos of a store by status; a video with a readable chunk counts as what that chunk says."""
+    best: dict[str, str] = {}
+    for video_id, status in zip(index["video_id"].to_pylist(), index["status"].to_pylist()):
+        if status != s.FAILED or video_id not in best:
+            best[video_id] = status
+    counts = Counter(best.values())
+    return {status: counts[status] for status in s.STATUSES}
+
+
+def drop_videos(folder: ReadableFolder, video_ids: set[str]) -> int:
+    """Remove all rows of these videos; each file that holds some is replaced, whole or not at all.
+
+    Returns:
+        how many rows are gone.
+    """
+    if not video_ids:
+        return 0
+    gone = 0
+    unwanted = pa.array(sorted(video_ids), pa.string())
+    for name in store_files(folder):
+        held = pc.is_in(read_file(folder, name, ["video_id"])["video_id"], value_set=unwanted)
+        if not pc.any(held).as_py():
+            continue
+        rows = read_file(folder, name)
+        kept = rows.filter(pc.invert(held))
+        gone += rows.num_rows - kept.num_rows
+        if kept.num_rows:
+            folder.write(name, parquet_bytes(kept))
+        else:
+            folder.delete([name])
+    return gone
+
+
+def delete_failed(folder: ReadableFolder) -> int:
+    """Delete the files of failed videos, so that the next run plans them again; returns how many videos that frees."""
+    names = [name for name in store_files(folder) if name.startswith("failed-")]
+    videos = sum(len(read_file(folder, name, ["video_id"])["video_id"].unique()) for name in names)
+    folder.delete(names)
+    return videos
+
+
+def frames_of(rows: pa.Table) -> pa.Table:
+    """One row a frame from rows of a store: `video_id`, `chunk_index`, `status`, then every per-frame column.
+
+    `face_box` becomes `face_x`, `face_y`, `face_w`, `face_h` (px) and `face_points` `point_0_x` ... `point_4_y`,
+    so that csv readers and R take it.
+    """
+    lists = [field.name for field in rows.schema if pa.types.is_list(field.type)]
+    parents = pc.list_parent_indices(rows[lists[0]].combine_chunks())
+    columns: dict[str, Any] = {name: rows[name].take(parents) for name in ("video_id", "chunk_index", "status")}
+    for name in lists:
+        values = pc.list_flatten(rows[name].combine_chunks())
+        if not pa.types.is_fixed_size_list(values.type):
+            columns[name] = values
+            continue
+        flat = values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), values.type.list_size)
+        labels = [f"face_{axis}" for axis in "xywh"]
+        if name == "face_points":
+            labels = [f"point_{point}_{axis}" for point in range(5) for axis in "xy"]
+        columns.update({label: flat[:, position] for position, label in enumerate(labels)})
+    return pa.table(columns)
+
+
+def iterate_files(folder: ReadableFolder) -> Iterator[pa.Table]:
+    """The rows of the whole store, one data file at a time, ordered by video and chunk inside each."""
+    for name in store_files(folder):
+        rows = read_file(folder, name).replace_schema_metadata(None)
+        yield rows.sort_by([("video_id", "ascending"), ("chunk_index", "ascending")])

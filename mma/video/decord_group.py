@@ -1,0 +1,119 @@
+"""One group of pictures through decord, all of it or nothing.
+
+decord reads ahead without bound, counts frames that do not come, and fills gaps with copies of their neighbours without
+a word (RAY.md, "Decoding"). So it never sees a stranger's file: it gets the packets of one closed group, written into a
+small mp4 (or Matroska) in memory, which bounds its read-ahead to the group; its FFmpeg's error messages are counted;
+and a group with one error, or with another number of frames than packets, is refused as a whole: PyAV then decodes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import glob
+import importlib.util
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+GROUP_BYTES = 192 << 20
+"""RGB bytes of the largest group that decord may hold at once: 278 frames of 640 x 360, 70 of 1280 x 720."""
+
+CARRIERS = {"h264": "mp4", "hevc": "mp4", "mpeg4": "mp4", "vp9": "matroska", "vp8": "matroska", "mjpeg": "matroska"}
+"""What decord's FFmpeg 4.0 decodes with the same pixels as PyAV's (checked by test), and the container it gets it in."""
+
+_ERROR_LEVEL = 16  # AV_LOG_ERROR; lower is worse
+_LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+class Refused(Exception):
+    """decord does not give this group; the text says why."""
+
+
+class ErrorWatch:
+    """Counts the error messages of decord's own FFmpeg, the only sign of pictures that were patched up."""
+
+    def __init__(self) -> None:
+        package = importlib.util.find_spec("decord")
+        if package is None or package.origin is None:
+            raise Refused("decord is not installed")
+        beside = os.path.join(os.path.dirname(os.path.dirname(package.origin)), "decord.libs", "libavutil-*.so*")
+        libraries = glob.glob(glob.escape(os.path.dirname(beside)) + "/libavutil-*.so*")
+        if len(libraries) != 1:
+            raise Refused("decord's FFmpeg was not found, so that its errors cannot be watched")
+        self.errors = 0
+        self._callback = _LOG_CALLBACK(self._heard)  # kept: FFmpeg holds no reference
+        ctypes.CDLL(libraries[0]).av_log_set_callback(self._callback)
+
+    def _heard(self, _context: int, level: int, _format: bytes, _arguments: int) -> None:
+        if level & 0xFF <= _ERROR_LEVEL:
+            self.errors += 1
+
+
+@functools.cache
+def load() -> tuple[Any, ErrorWatch]:
+    """The decord module and the watch on its messages, once a process. Raises Refused where it cannot be had."""
+    watch = ErrorWatch()
+    try:
+        import decord
+    except (ImportError, OSError, RuntimeError) as error:
+        raise Refused(f"decord cannot be imported: {error}") from error
+    return decord, watch
+
+
+def decode_group(
+    packets: Sequence[Any], template: Any, wanted: Sequence[int], *, carrier: str
+) -> list[NDArray[np.uint8]]:
+    """The `wanted` frames (positions in the group's presentation order, increasing) as uint8 (H, W, 3), as stored.
+
+    `packets` are PyAV packets in file order, from a key frame to the last one needed; they are used up: rewritten and
+    of no use afterwards. Raises Refused, and MemoryError.
+    """
+    decord, watch = load()
+    several_keys = sum(packet.is_keyframe for packet in packets) > 1
+    try:
+        carried = _carry(packets, template, carrier)
+    except MemoryError:
+        raise
+    except (av.FFmpegError, ValueError) as error:
+        raise Refused(f"the packets cannot be written into {carrier}: {error}") from error
+    watch.errors = 0
+    try:
+        # A share of the frames: whole numbers below 2 mean no limit or one copy.
+        reader = decord.VideoReader(carried, num_threads=1, fault_tol=1e-4)
+        if len(reader) != len(packets):
+            raise Refused(f"decord counts {len(reader)} frames in {len(packets)} packets")
+        frames = []
+        position = 0
+        for place in wanted:
+            if place > position and several_keys:
+                for _ in range(place - position):  # skip_frames would seek
+                    reader.next()
+            elif place > position:
+                reader.skip_frames(place - position)
+            frames.append(reader.next().asnumpy())
+            position = place + 1
+        del reader
+    except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
+        if "bad_alloc" in str(error):
+            raise MemoryError("decord") from error
+        raise Refused(f"decord: {(str(error).splitlines() or ['no message'])[0]}") from error
+    if watch.errors:
+        raise Refused(f"decord's FFmpeg reported {watch.errors} errors")
+    return frames
+
+
+def _carry(packets: Sequence[Any], template: Any, carrier: str) -> io.BytesIO:
+    memory = io.BytesIO()
+    with av.open(memory, "w", format=carrier) as out:
+        stream = out.add_stream_from_template(template)
+        for packet in packets:
+            packet.stream = stream
+            out.mux(packet)
+    memory.seek(0)
+    return memory

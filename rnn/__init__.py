@@ -1,0 +1,1 @@
+"""Stage 2: sequences of descriptors -> reaction intensities."""
