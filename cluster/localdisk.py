@@ -6,6 +6,7 @@ whole file stands under its name, and the folder's fsync makes the name last. No
 
 import errno
 import os
+import shutil
 import stat as stats
 import uuid
 from collections.abc import Iterator
@@ -49,13 +50,18 @@ def version_of(path: str) -> str:
     return str(os.stat(path).st_mtime_ns)
 
 
+def make_folder(path: str) -> None:
+    """Makes the folder and its parents where needed; NotADirectoryError where a file has the name."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
+
+
 def write(path: str, data: bytes, *, create: bool = False) -> None:
     """Puts the file there as a whole, and its folder where needed; `create`: FileExistsError if something is there."""
     folder, name = os.path.split(path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from error
+    make_folder(folder)
     # Names may be 255 bytes long, so the temporary one holds only the beginning of it.
     temporary = os.path.join(folder, f"{TEMPORARY}{name[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -67,6 +73,23 @@ def write(path: str, data: bytes, *, create: bool = False) -> None:
             _link(temporary, path)
         else:
             os.replace(temporary, path)
+        _sync_folder(folder)
+    finally:
+        with suppress(FileNotFoundError):  # renamed
+            os.unlink(temporary)
+
+
+def copy(source: str | os.PathLike[str], path: str) -> None:
+    """Puts a copy of a file there as a whole, over what was there; its folder where needed."""
+    folder, name = os.path.split(path)
+    make_folder(folder)
+    temporary = os.path.join(folder, f"{TEMPORARY}{name[:40]}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with open(source, "rb") as original, open(temporary, "xb") as file:
+            shutil.copyfileobj(original, file, 8 * 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
         _sync_folder(folder)
     finally:
         with suppress(FileNotFoundError):  # renamed
@@ -104,10 +127,11 @@ def regular_file(path: str) -> os.stat_result:
     return found
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Paths of all files below, hidden ones left out, in order; links are followed, each folder entered once.
+def walk(folder: str) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Paths and stats of all files below, hidden ones left out, in order; links are followed, each folder entered once.
 
-    Pipes and devices are left out; links that lead nowhere are not, so that a video behind one is not lost silently.
+    Pipes and devices are left out; links that lead nowhere are not (None), so that a video behind one is not lost
+    silently.
     """
 
     def refuse(error: OSError) -> None:
@@ -124,5 +148,12 @@ def walk(folder: str) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in files if not name.startswith(".")):
             path = os.path.join(here, name)
-            if not os.path.exists(path) or os.path.isfile(path):
-                yield path
+            try:
+                file = os.stat(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
+                yield path, None
+                continue
+            if stats.S_ISREG(file.st_mode):
+                yield path, file

@@ -13,14 +13,13 @@ import socket
 import threading
 import time
 import uuid
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import ClassVar
 
-from cluster.localdisk import named_errors
+from cluster.localdisk import make_folder, named_errors
 from cluster.storage import Folder, StorageError
 
 LOCK_NAME = "_lock"
@@ -34,7 +33,8 @@ class LockHeld(Exception):  # noqa: N818 -- a state of affairs, not a fault
 class FileLock:
     """A `flock` on a file, held by this process alone: neither exec'd nor forked children keep it alive."""
 
-    _held: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+    # Strong references: a lock that nobody refers to is held until its process ends, and must still not be inherited.
+    _held: ClassVar["set[FileLock]"] = set()
 
     def __init__(self, path: str):
         self.path = path
@@ -157,7 +157,7 @@ class StoreLock:
     def _acquire_flock(self) -> None:
         path = os.path.join(self._folder.uri, LOCK_NAME)
         with named_errors(self._folder.uri):
-            os.makedirs(self._folder.uri, exist_ok=True)
+            make_folder(self._folder.uri)
         flock = FileLock(path)
         if not flock.acquire():
             raise LockHeld(self._held_by(self._folder.read(LOCK_NAME)))

@@ -35,6 +35,7 @@ ATTEMPTS = 5
 LIMIT_S = 180.0
 SLOWEST_BYTES_PER_S = 128 * 1024
 MAX_CONNECTIONS = 32
+PAGE_KEYS = 1000
 
 # Faults of the account, not of the object asked for: they must not turn good videos into failed ones.
 _ACCOUNT_CODES = {
@@ -141,6 +142,15 @@ def put(uri: Uri, data: bytes, *, create: bool = False, if_match: str = "", limi
     return _run(send, uri, limit_s or LIMIT_S + len(data) / SLOWEST_BYTES_PER_S)
 
 
+def put_file(uri: Uri, path: str | os.PathLike[str]) -> None:
+    """Uploads a local file of any size; it appears under its name when the last part has arrived, or not at all."""
+    try:
+        # Parts are 50 MB (more beyond 500 GB); ten at once, as is s3fs's habit, would hold half a gigabyte.
+        filesystem().put_file(os.fspath(path), f"{uri.bucket}/{uri.path}", max_concurrency=2)
+    except (OSError, ClientError, BotoCoreError, aiohttp.ClientError) as error:
+        raise StorageError(f"{display(str(uri))}: {error}", retryable=True) from error
+
+
 def get(uri: Uri, *, start: int = 0, length: int | None = None, if_match: str = "") -> tuple[bytes, dict]:
     """The bytes from `start` on (at most `length`, all by default) and the answer's head; broken bodies are retried."""
     wanted: dict = {"IfMatch": f'"{if_match}"'} if if_match else {}
@@ -189,7 +199,9 @@ def head(uri: Uri) -> dict:
 def list_objects(folder: Uri, prefix: str = "", *, recursive: bool) -> Iterator[dict]:
     """The objects under a folder whose names begin with `prefix`, page by page (`Key`, `Size`, `ETag`, …)."""
     start = folder.path.rstrip("/") + "/" if folder.path.strip("/") else ""
-    wanted: dict = {"Bucket": folder.bucket, "Prefix": start + prefix, **({} if recursive else {"Delimiter": "/"})}
+    wanted: dict = {"Bucket": folder.bucket, "Prefix": start + prefix, "MaxKeys": PAGE_KEYS}
+    if not recursive:
+        wanted["Delimiter"] = "/"
     while True:
         page = _run(lambda client: client.list_objects_v2(**wanted), folder, LIMIT_S)
         yield from page.get("Contents", [])

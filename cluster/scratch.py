@@ -58,6 +58,11 @@ class Scratch:
         self._pid = os.getpid()
         atexit.register(self.close)
 
+    @property
+    def folder(self) -> Path:
+        """This process's own folder, for small files that it needs as long as it lives."""
+        return self._folder
+
     def close(self) -> None:
         """Removes this process's folder; done at its end by itself, and by the next start where it was killed."""
         atexit.unregister(self.close)
@@ -159,6 +164,7 @@ def _private_folder(root: Path) -> None:
         raise StorageError(
             f"{root}: scratch must be a folder of this user that nobody else can write to; set {ENVIRONMENT} to another"
         )
+    root.chmod(0o700)  # made by hand, perhaps: faces are nobody else's to look at
 
 
 def _plain_name(name: str) -> str:

@@ -67,7 +67,8 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         return
     target = address or os.environ.get("RAY_ADDRESS") or LOCAL
     # Ray's workers would print into the progress display; what matters comes back as rows and counts.
-    common = {"log_to_driver": False, "logging_level": logging.WARNING, "include_dashboard": False}
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach the driver as exceptions
     if target == LOCAL:
         ray.init(address=LOCAL, num_cpus=num_cpus, **common)
     else:

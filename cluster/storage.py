@@ -20,7 +20,7 @@ from cluster.uri import StorageError, Uri, check_name, display, parse_uri
 if TYPE_CHECKING:
     import pyarrow.fs
 
-__all__ = ["FileInfo", "Folder", "StorageError", "Uri", "check_name", "display", "fetch", "parse_uri", "stat"]
+__all__ = ["FileInfo", "Folder", "StorageError", "Uri", "check_name", "display", "fetch", "parse_uri", "read", "stat"]
 
 PIECE_BYTES = 8 * 2**20
 """A remote file is fetched in pieces of this size: the memory a fetch needs is two to three of them."""
@@ -114,11 +114,11 @@ class Folder:
                     yield info
             return
         with named_errors(self.uri):
-            for path in localdisk.walk(self._place.path):
+            for path, found in localdisk.walk(self._place.path):
                 name = os.path.relpath(path, self._place.path)
-                try:
-                    yield _local_info(name, os.stat(path))
-                except FileNotFoundError:
+                if found:
+                    yield _local_info(name, found)
+                else:
                     yield FileInfo(name=name, bytes=-1, mtime_s=0.0, version="")
 
     def read(self, name: str) -> bytes:
@@ -152,6 +152,15 @@ class Folder:
         with named_errors(place.path):
             localdisk.write(place.path, data)
             return localdisk.version_of(place.path)
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Brings a local file of any size there, whole or not at all, over what was there."""
+        place = self._at(name)
+        if not self.is_local:
+            s3.put_file(place, path)
+            return
+        with named_errors(place.path):
+            localdisk.copy(path, place.path)
 
     def write_new(self, name: str, data: bytes) -> str:
         """As `write`, but FileExistsError if the name is taken: of two writers exactly one wins. Gives the version."""
@@ -210,6 +219,16 @@ class Folder:
         old = [f.name for f in self.list(prefix=TEMPORARY) if time.time() - f.mtime_s >= older_than_s]
         self.delete(old)
         return len(old)
+
+
+def read(uri: str) -> bytes:
+    """The whole content of one small file or object."""
+    place = parse_uri(uri)
+    if place.scheme == "file":
+        with named_errors(place.path):
+            localdisk.regular_file(place.path)
+            return Path(place.path).read_bytes()
+    return s3.get(_object(place))[0]
 
 
 def stat(uri: str) -> FileInfo:

@@ -107,11 +107,11 @@ def parse_options(options: type, job: str, arguments: list[str], help_stream: An
 
 
 def _one_line(box: str) -> str:
-    """The message inside the box that tyro draws around a parse error."""
-    inner = [line.strip("│ ").rstrip() for line in box.splitlines() if line.startswith("│")]
-    sections = " ".join(line if not re.fullmatch("─+", line) else "\n" for line in inner).split("\n")
-    told = [" ".join(each.split()) for each in sections]
-    return "; ".join(each for each in told if not each.startswith(("For full helptext", "Argument helptext")))
+    """The message that tyro draws in a box, or under a title where it sees no terminal."""
+    lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    sections = " ".join("\n" if re.fullmatch("[─-]{3,}", line) else line for line in lines).split("\n")
+    told = [" ".join(each.split()) for each in (sections if "╭" in box else sections[1:])]
+    return "; ".join(each for each in told if each and not each.startswith(("For full helptext", "Argument helptext")))
 
 
 def _with_config_file(options: type, arguments: list[str]) -> list[str]:

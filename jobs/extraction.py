@@ -21,8 +21,8 @@ from cluster.capacity import Capacity, CapacityError, Node, plan_capacity
 from cluster.lock import LockHeld, StoreLock
 from cluster.s3 import retry_count
 from cluster.session import LOCAL, Stop, local_node, ray_session, stop_signals
-from cluster.storage import Folder
-from cluster.uri import StorageError, parse_uri
+from cluster.storage import Folder, read
+from cluster.uri import StorageError
 from jobs.delivery import delivered
 from jobs.extract import Options
 from jobs.models import load_weights
@@ -255,8 +255,8 @@ class Extraction:
                     for video in assembler.add(batch.filter(pc.invert(missed)).drop_columns(["retries"])):
                         reachability.saw(None)
                         self.writer.add(video)
-                        frames = sum(video["num_frames"].to_pylist())
-                        progress.advance(frames=frames, failed=video_status(video) == s.FAILED)
+                        progress.advance(failed=video_status(video) == s.FAILED)
+                    progress.frames += pc.sum(batch["num_frames"]).as_py() or 0
                 if self.writer.due:
                     self._commit()
                 progress.tick()
@@ -351,8 +351,7 @@ def _faces(options: Options) -> tuple[FaceOptions, dict[str, Any], bytes | None]
         )
         if faces.detector_weights is None:
             return faces, faces.spec(), None
-        above, _, name = str(parse_uri(faces.detector_weights)).rpartition("/")
-        data = Folder(above or "/").read(name)
+        data = read(faces.detector_weights)
         (Path(local) / "detector").write_bytes(data)
         return faces, replace(faces, detector_weights=f"{local}/detector").spec(), data
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.storage import Folder
-from cluster.uri import StorageError, display, parse_uri
+from cluster.storage import read
+from cluster.uri import StorageError, display
 from jobs.outcome import InputError, input_errors
 from mma.checkpoint import dump_mma, load_mma
 from mma.descriptors import DescriptorSet
@@ -59,12 +59,10 @@ def load_weights(mma: str | None) -> MMAWeights:
         data = dump_mma(network, told)
     else:
         with input_errors(ValueError, StorageError, option="--mma"):
-            place = parse_uri(mma)
-            above, _, name = str(place).rpartition("/")
-            data = Folder(above or "/").read(name)
+            data = read(mma)
         told = {}
     with input_errors(ValueError, option=f"--mma {display(mma)}"):
-        loaded = load_mma(data)
+        loaded = load_mma(data, name=display(mma))
     crop = dict(loaded.config.crop)
     if crop != geometry:
         raise InputError(

@@ -67,7 +67,7 @@ def build(plan: pa.Table, reading: Reading, weights: bytes, extractor: dict[str,
     Args:
         plan: what is to be done.
         reading: settings of the decode tasks.
-        weights: an MMA checkpoint's bytes, put once into the object store and loaded by every actor.
+        weights: an MMA checkpoint's bytes, put into the object store once and loaded by every actor.
         extractor: keyword arguments of `mma.extractor.DescriptorExtractor`.
         capacity: how many workers of each kind.
     """
@@ -75,9 +75,10 @@ def build(plan: pa.Table, reading: Reading, weights: bytes, extractor: dict[str,
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
     context.execution_options.preserve_order = False
+    blocks = blocks_of(plan, capacity.decoders)
     with DataContext.current(context):
         return (
-            ray.data.from_arrow(blocks_of(plan, capacity.decoders))
+            ray.data.from_arrow(blocks)
             .map_batches(
                 read_faces,
                 fn_kwargs={"reading": reading},
@@ -85,12 +86,12 @@ def build(plan: pa.Table, reading: Reading, weights: bytes, extractor: dict[str,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 num_cpus=capacity.decode_cpus,
-                compute=TaskPoolStrategy(size=capacity.decoders),
+                compute=TaskPoolStrategy(size=min(capacity.decoders, len(blocks))),
             )
             .map_batches(
                 MMAActor,
                 fn_constructor_kwargs={
-                    "weights": ray.put(weights),
+                    "weights": weights,
                     "threads": capacity.extractor_threads,
                     "extractor": extractor,
                 },
@@ -146,9 +147,10 @@ def _rows(
         return chunk_row(descriptors, {**common, **_place(common, index, index + 1), **told}), None
 
     try:
-        source = stat(video["uri"])
-        common.update(source_version=source.version, source_bytes=source.bytes)
-        with worker.scratch.fetched(video["uri"], source.bytes) as path:
+        if video["version"] is None:  # named by a table; a listing would have told
+            source = stat(video["uri"])
+            common.update(source_version=source.version, source_bytes=source.bytes)
+        with worker.scratch.fetched(video["uri"], common["source_bytes"], common["source_version"]) as path:
             for chunk in worker.slot.chunks(path):
                 told = {**_place(common, index, index + 1 if chunk.is_last else None), **_told(chunk)}
                 yield chunk_row(descriptors, {**common, **told}, vars(chunk)), chunk.faces
@@ -191,7 +193,8 @@ class _Worker:
         self.scratch = Scratch(reading.scratch_root, cap_bytes=reading.scratch_bytes)
         decode = reading.decode
         if reading.detector_weights is not None:
-            path = self.scratch.keep("detector.onnx", reading.detector_weights)
+            path = self.scratch.folder / "detector.onnx"
+            path.write_bytes(reading.detector_weights)
             decode = replace(decode, faces=replace(decode.faces, detector_weights=str(path)))
         self.slot = DecodeSlot(decode)
 
@@ -216,20 +219,21 @@ def _worker(reading: Reading) -> _Worker:
 class MMAActor:
     """Holds the MMA network and turns rows with crops into rows with descriptors, micro-batched across videos."""
 
-    def __init__(self, weights: ray.ObjectRef, threads: int, extractor: dict[str, Any]):
+    def __init__(self, weights: bytes, threads: int, extractor: dict[str, Any]):
         import torch
 
         from mma.checkpoint import load_mma
         from mma.extractor import DescriptorExtractor
 
         torch.set_num_threads(threads)
-        loaded = load_mma(ray.get(weights))
-        self.descriptors = loaded.network.descriptor_set
+        loaded = load_mma(weights)
+        self.descriptors = loaded.config.descriptors
+        self.crop_px = loaded.config.crop_size_px
         self.extractor = DescriptorExtractor(loaded.network, **extractor)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `read_faces`, any number of them, to rows of the store (with `attempt` and `retries`)."""
-        side = self.extractor.crop_px
+        side = self.crop_px
         crops = [
             np.frombuffer(each.as_buffer(), np.uint8).reshape(-1, side, side, 3)
             for each in rows[FACES].combine_chunks()

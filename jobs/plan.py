@@ -61,14 +61,13 @@ def find_videos(uri: str, *, video_id: str = "stem") -> Plan:
         parent, name = _parent(place), place.name
         if name.lower().endswith((".csv", ".parquet", ".pq")):
             return Plan(videos=_unique(_from_table(parent, name), "the table has two rows for it; keep one"))
+        if single := [file for file in parent.list(prefix=name) if file.name == name]:
+            return Plan(videos=_listed(parent, single, video_id))
         folder = Folder(str(place))
         files = list(folder.walk())
         videos = [file for file in files if posixpath.splitext(file.name)[1].lower() in VIDEO_SUFFIXES]
         if not files:
-            single = [file for file in parent.list(prefix=name) if file.name == name] if name else []
-            if not single:
-                raise InputError(f"--videos {display(uri)}: there is no such file, and no folder with files in it")
-            return Plan(videos=_listed(parent, single, video_id))
+            raise InputError(f"--videos {display(uri)}: there is no such file, and no folder with files in it")
     if not videos:
         kinds = " ".join(sorted(VIDEO_SUFFIXES))
         raise InputError(
@@ -116,7 +115,8 @@ def _listed(folder: Folder, files: Iterable[FileInfo], video_id: str) -> pa.Tabl
         ids = [posixpath.splitext(posixpath.basename(name))[0] for name in names]
     table = pa.table(
         {
-            "video_id": ids,
+            # A name that is not UTF-8 on disk shows its odd bytes as escapes; its URI finds the file.
+            "video_id": [each.encode("utf-8", "backslashreplace").decode() for each in ids],
             "uri": [folder.uri_of(name) for name in names],
             "bytes": [file.bytes for file in files],
             "version": [file.version for file in files],

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ def dump_mma(network: MMANetwork, record: Mapping[str, Any]) -> bytes:
         "format_version": FORMAT_VERSION,
         "config": network.config.to_dict(),
         "descriptors": {family: list(names) for family, names in descriptors.families.items()},
-        "written_by": {name: version(name) for name in ("mma-mrnnet", "torch")},
+        "written_by": {"mma-mrnnet": _project_version(), "torch": str(torch.__version__)},
         "record": dict(record),
     }
     try:
@@ -116,6 +116,13 @@ def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMM
     return LoadedMMA(network.eval(), config, described["record"], weights_sha256(network))
 
 
+def _project_version() -> str:
+    try:
+        return version("mma-mrnnet")
+    except PackageNotFoundError:  # code sent to a cluster as a folder is not installed there
+        return "not installed"
+
+
 def _read_header(content: bytes, name: str) -> dict[str, Any]:
     """The safetensors header, as JSON: 8 bytes of length (little endian), then that many of JSON."""
     if content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":
@@ -147,8 +154,7 @@ def _read_description(header: dict[str, Any], name: str) -> dict[str, Any]:
         raise ValueError(f"{name} has unreadable MMA metadata: write it anew with save_mma") from None
     if newest > FORMAT_VERSION:
         raise ValueError(
-            f"{name} is of checkpoint format {newest}, newer than the {FORMAT_VERSION} known here: "
-            "update this project (pip install -U mma-mrnnet)"
+            f"{name} is of checkpoint format {newest}, newer than the {FORMAT_VERSION} known here: update this project"
         )
     if not all(isinstance(described.get(key), dict) for key in ("config", "descriptors", "record")):
         raise ValueError(f"{name} has incomplete MMA metadata: write it anew with save_mma")

@@ -100,11 +100,11 @@ class Tiny(nn.Module):
     """A small trunk for CPUs: six convolutions with group norm; its last map is pooled to a grid, not to one cell.
 
     An action unit moves a drawn brow by 2 to 4 px of 112, so half the resolution is kept for two convolutions before
-    the map shrinks, and the 4 x 4 grid keeps where in the face something was seen: aligned crops put brows and mouth
+    the map shrinks, and the 7 x 7 grid keeps where in the face something was seen: aligned crops put brows and mouth
     into fixed cells. Group norm because CPU workers have no synchronised batch norm (PAPER.md, "Several workers").
     """
 
-    grid_cells = 4
+    grid_cells = 7
     widths = (16, 16, 32, 32, 64, 64)
     strides = (2, 1, 2, 1, 2, 1)
 

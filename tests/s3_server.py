@@ -1,10 +1,12 @@
 """An S3 server (moto, a process of its own) and a proxy that injects faults in front of it, for tests.
 
-Use `start_moto()` and `faulty_proxy()` directly, or import the fixtures `moto_endpoint` (session) and `s3_bucket` (an
-empty bucket a test, with AWS_* set) by name into a test module or conftest.py.
+Use `shared_moto()` and `faulty_proxy()` directly, or import the fixtures `moto_endpoint` and `s3_bucket` (an empty bucket
+a test, with AWS_* set) by name into a test module or conftest.py: all share one server.
 """
 
+import atexit
 import ctypes
+import functools
 import http.client
 import os
 import random
@@ -55,6 +57,14 @@ def start_moto(start_limit_s: float = 30.0) -> tuple[str, subprocess.Popen]:
                 stop(process)
                 raise RuntimeError(f"moto's server did not answer within {start_limit_s:.0f} s") from None
             time.sleep(0.1)
+
+
+@functools.cache
+def shared_moto() -> str:
+    """The endpoint of the one moto server of this test process, started by the first who asks; it ends with the process."""
+    endpoint, process = start_moto()
+    atexit.register(stop, process)
+    return endpoint
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -220,11 +230,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="session")
-def moto_endpoint() -> Iterator[str]:
+def moto_endpoint() -> str:
     """The endpoint of one moto server for all tests of the session."""
-    endpoint, process = start_moto()
-    yield endpoint
-    stop(process)
+    return shared_moto()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ _SHIFT = 4
 
 
 def grid(step: int = 1) -> tuple[F32, F32]:
-    """Coordinates (x, y) of every `step`-th pixel block's centre, in units; both (HEIGHT_PX // step, WIDTH_PX // step)."""
+    """Coordinates (x, y), in units, of the centres of blocks of `step` pixels; both (rows, columns)."""
     columns = (np.arange(WIDTH_PX // step, dtype=np.float32) + 0.5) * step - 0.5
     rows = (np.arange(HEIGHT_PX // step, dtype=np.float32) + 0.5) * step - 0.5
     x, y = np.meshgrid((columns - ORIGIN_PX[0]) / PX_PER_UNIT, (rows - ORIGIN_PX[1]) / PX_PER_UNIT)
@@ -60,7 +60,17 @@ def stroked(
 
 def _soft(mask: NDArray[np.uint8], softness_px: float) -> F32:
     coverage = mask.astype(np.float32) * np.float32(1 / 255)
-    return cv2.GaussianBlur(coverage, (0, 0), softness_px) if softness_px > 0 else coverage  # type: ignore[return-value]
+    return blurred(coverage, softness_px) if softness_px > 0 else coverage
+
+
+def blurred(picture: NDArray, sigma_px: float, sigma_y_px: float = 0.0) -> F32:
+    """A Gaussian blur of a float picture; `sigma_y_px` 0 means the same in both directions."""
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma_px, sigmaY=sigma_y_px), np.float32)
+
+
+def resized(picture: NDArray, width_px: int, height_px: int, interpolation: int = cv2.INTER_LINEAR) -> F32:
+    """A float picture at another size."""
+    return np.asarray(cv2.resize(picture, (width_px, height_px), interpolation=interpolation), np.float32)
 
 
 def paint(picture: F32, coverage: F32, colour: NDArray[np.floating] | F32) -> None:
@@ -91,5 +101,5 @@ def smooth_curve(points: NDArray[np.floating], samples: int = 8, closed: bool = 
 def texture(rng: np.random.Generator, shape: tuple[int, int], sigma_px: tuple[float, float]) -> F32:
     """Noise of mean 0 and deviation 1, smoothed by `sigma_px` (x, y)."""
     noise = rng.standard_normal(shape).astype(np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), sigma_px[0], sigmaY=sigma_px[1])  # type: ignore[assignment]
+    noise = blurred(noise, *sigma_px)
     return (noise - noise.mean()) / max(float(noise.std()), 1e-6)

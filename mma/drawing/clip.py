@@ -19,7 +19,9 @@ def write_clip(path: str | PathLike[str], frames: Iterable[NDArray[np.uint8]], *
     """
     if not fps > 0:
         raise ValueError(f"fps is {fps}: give a value above 0")
-    with av.open(fspath(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+    with av.open(
+        fspath(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
+    ) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "flags": "+bitexact"}

@@ -27,7 +27,7 @@ def _tapered(shape: tuple[int, int], points_px: np.ndarray, softness_px: float) 
     strength = np.sin(np.pi * np.clip(np.linspace(0.06, 0.94, len(points_px) - 1), 0, 1)) ** 0.6
     for first, second, share in zip(points_px[:-1], points_px[1:], strength, strict=True):
         line = np.maximum(line, share * stroked(shape, np.stack([first, second]), 1))
-    return cv2.GaussianBlur(line, (0, 0), softness_px)  # type: ignore[return-value]
+    return canvas.blurred(line, softness_px)
 
 
 @lru_cache(maxsize=4)
@@ -64,7 +64,9 @@ def _modes(identity: Identity) -> F32:
     for k, angle in enumerate((-24, 2, 28)):
         c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
         start = (0.80, 0.03 + 0.03 * k)
-        crease("AU06", 0.75, start, (start[0] + 0.10 * c, start[1] + 0.10 * s), (start[0] + 0.20 * c, start[1] + 0.21 * s))
+        crease(
+            "AU06", 0.75, start, (start[0] + 0.10 * c, start[1] + 0.10 * s), (start[0] + 0.20 * c, start[1] + 0.21 * s)
+        )
     crease("AU06", 0.75, (0.28, 0.20), (0.40, 0.26), (0.56, 0.26), (0.74, 0.20))
     bulge("AU06", 3.0, (0.62, 0.42), (0.22, 0.11), -12)
     crease("AU07", 0.65, (0.30, 0.135), (0.42, 0.165), (0.56, 0.165), (0.70, 0.125), wide=0.8)
@@ -76,7 +78,12 @@ def _modes(identity: Identity) -> F32:
     crease("AU10", 1.2, (wing + 0.02, nose - 0.06), (wing + 0.13, nose + 0.08), (wing + 0.21, nose + 0.24), wide=1.2)
     bulge("AU10", 1.9, (wing + 0.27, nose + 0.06), (0.11, 0.15), -25)
     bulge("AU10", 0.9, (0.22, mouth - 0.23), (0.12, 0.05))
-    fold = [(wing + 0.05, nose + 0.03), (wing + 0.16, nose + 0.17), (half + 0.13, mouth - 0.17), (half + 0.20, mouth - 0.02)]
+    fold = [
+        (wing + 0.05, nose + 0.03),
+        (wing + 0.16, nose + 0.17),
+        (half + 0.13, mouth - 0.17),
+        (half + 0.20, mouth - 0.02),
+    ]
     crease("AU12", 1.35, *fold, wide=1.3)
     bulge("AU12", 3.4, (0.63, 0.70), (0.19, 0.17), -20)
     bulge("AU12", -0.7, (half + 0.08, mouth + 0.12), (0.06, 0.08))
@@ -91,20 +98,26 @@ def _modes(identity: Identity) -> F32:
     modes["AU17"] += np.float32(2.0) * bump(x, y, (0.0, chin - 0.32), (0.22, 0.10))
     crease("AU17", 1.1, (0.0, mouth + 0.20), (0.14, mouth + 0.215), (0.27, mouth + 0.26), wide=1.3)
     for k in range(2):
-        crease("AU20", 0.9, (half + 0.16 + 0.10 * k, mouth - 0.14), (half + 0.20 + 0.11 * k, mouth + 0.03), (half + 0.15 + 0.10 * k, mouth + 0.22))
+        crease(
+            "AU20",
+            0.9,
+            (half + 0.16 + 0.10 * k, mouth - 0.14),
+            (half + 0.20 + 0.11 * k, mouth + 0.03),
+            (half + 0.15 + 0.10 * k, mouth + 0.22),
+        )
     bulge("AU20", -1.1, (0.22, chin - 0.30), (0.20, 0.07))
     for k in range(5):
         place = (k - 2) * 0.10
         crease("AU23", 0.45, (place, mouth - 0.20), (place * 0.92, mouth - 0.11), wide=0.7, both=False)
         crease("AU23", 0.40, (place * 0.92, mouth + 0.11), (place, mouth + 0.18), wide=0.7, both=False)
     bulge("AU23", 0.7, (half + 0.03, mouth), (0.05, 0.08))
-    bulge("AU24", 1.5, (0.16, mouth - 0.155), (0.22, 0.035))
-    bulge("AU24", 1.5, (0.14, mouth + 0.165), (0.20, 0.035))
+    bulge("AU24", 1.0, (0.16, mouth - 0.165), (0.20, 0.045))
+    bulge("AU24", 1.0, (0.14, mouth + 0.175), (0.18, 0.045))
     crease("AU24", 0.8, (half + 0.02, mouth - 0.05), (half + 0.05, mouth + 0.03), (half + 0.02, mouth + 0.09))
     bulge("AU25", -0.5, (0.12, mouth + 0.25), (0.2, 0.05))
     crease("AU26", 0.7, (half + 0.16, mouth - 0.10), (half + 0.20, mouth + 0.15), (half + 0.10, mouth + 0.42), wide=1.6)
     bulge("AU26", -1.3, (0.68, 0.95), (0.12, 0.22))
-    bare = cv2.resize(head(identity).bare, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    bare = canvas.resized(head(identity).bare, shape[1], shape[0], cv2.INTER_AREA)
     stacked = np.stack([modes[au] * bare for au in AUS])
     return np.ascontiguousarray(stacked.reshape(len(AUS), -1), np.float32)
 

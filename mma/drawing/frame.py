@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mma.drawing import canvas, features, folds
+from mma.drawing.body import BODY_ORIGIN_PX, BODY_PX_PER_UNIT
 from mma.drawing.canvas import F32
-from mma.drawing.head import BODY_ORIGIN_PX, BODY_PX_PER_UNIT, Head, brow_line, head
+from mma.drawing.head import Head, brow_line, coarse_depth, head
 from mma.drawing.identity import Identity
-from mma.drawing.motion import AUS, FIELD_STEP, complete, eye_shape, jaw_drop, mouth_shape, moved, skin_field
+from mma.drawing.motion import AUS, complete, eye_shape, jaw_drop, mouth_shape, moved, skin_field
 from mma.drawing.pose import Pose, body_transform, canvas_map, pose_of, project
 from mma.drawing.scene import Scene, background, expose, light_colour
 
@@ -29,9 +31,9 @@ def draw_frame(
     layers = head(identity)
     pose = pose_of(scene, v, time_s)
     picture = background(scene, time_s)
-    _lay_body(picture, layers, scene, pose)
+    _lay_body(picture, identity, scene, pose)
     face = _lit_face(identity, layers, scene, pose, v)
-    rows, columns, map_x, map_y = canvas_map(pose, layers.coarse_depth, (scene.width_px, scene.height_px))
+    rows, columns, map_x, map_y = canvas_map(pose, coarse_depth(identity), (scene.width_px, scene.height_px))
     turned = cv2.remap(face, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     _over(picture[rows, columns], turned)
     return expose(scene, picture, seed)
@@ -74,7 +76,7 @@ def landmarks(
     points["lip_lower_inner"], points["lip_lower_outer"] = mouth.lower_inner[middle], mouth.lower_outer[middle]
     order = ("eye_left", "eye_right", "nose_tip", "mouth_left", "mouth_right")
     names = [*order, *(name for name in points if name not in order)]
-    placed = project(pose_of(scene, v, time_s), head(identity).coarse_depth, np.array([points[name] for name in names]))
+    placed = project(pose_of(scene, v, time_s), coarse_depth(identity), np.array([points[name] for name in names]))
     return dict(zip(names, placed, strict=True))
 
 
@@ -88,7 +90,7 @@ def _lit_face(identity: Identity, layers: Head, scene: Scene, pose: Pose, v: Map
     features.draw_mouth(albedo, identity, mouth_shape(identity, v), v)
     light = _light_on_head(scene, pose)
     shade, shine = _shading(identity, layers, scene, light, v)
-    lit = albedo * (shade[..., None] * (light_colour(scene) * np.float32(scene.exposure)))
+    lit = albedo * (shade[..., None] * (light_colour(scene) * np.float32(_metered(identity, scene))))
     lit += shine[..., None]
     for eye in eyes:
         row, column, strength = features.eye_light(identity, eye, light[0])
@@ -107,12 +109,12 @@ def _moved_skin(identity: Identity, layers: Head, v: Mapping[str, float]) -> NDA
     field = skin_field(identity, v)
     if not field.any():
         return layers.albedo
-    size = (canvas.WIDTH_PX, canvas.HEIGHT_PX)
-    fine = cv2.resize(field, size, interpolation=cv2.INTER_LINEAR) * np.float32(-canvas.PX_PER_UNIT)
+    fine = canvas.resized(field, canvas.WIDTH_PX, canvas.HEIGHT_PX) * np.float32(-canvas.PX_PER_UNIT)
     fine[..., 0] += np.arange(canvas.WIDTH_PX, dtype=np.float32)[None]
     fine[..., 1] += np.arange(canvas.HEIGHT_PX, dtype=np.float32)[:, None]
-    moved_skin = cv2.remap(layers.albedo, fine, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return moved_skin  # type: ignore[return-value]
+    places = fine[..., 0], fine[..., 1]
+    taken = cv2.remap(layers.albedo, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(taken, np.uint8)
 
 
 def _light_on_head(scene: Scene, pose: Pose) -> tuple[float, float, float]:
@@ -132,26 +134,43 @@ def _shading(
     height = folds.relief(identity, intensities)
     slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125)
     slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125)
-    lx, ly, lz = (np.float32(part) for part in light)
+    lx, ly, lz = np.asarray(light, np.float32)
     # Folds under even light show by what they keep in the shade, under side light by their slopes.
-    relief = -(slope_x * lx + slope_y * ly) * np.float32(1 - 0.6 * scene.ambient) + np.float32(0.10) * np.minimum(height, 0)
-    relief = cv2.resize(relief, (canvas.WIDTH_PX, canvas.HEIGHT_PX), interpolation=cv2.INTER_LINEAR)
+    relief = -(slope_x * lx + slope_y * ly) * np.float32(1 - 0.6 * scene.ambient) + np.float32(0.10) * np.minimum(
+        height, 0
+    )
+    relief = canvas.resized(relief, canvas.WIDTH_PX, canvas.HEIGHT_PX)
     nx, ny, nz = layers.normals
     facing = nx * lx + ny * ly + nz * lz
     direct = np.clip((facing + np.float32(0.30)) * np.float32(1 / 1.30), 0, None)
     shade = np.float32(scene.ambient) * layers.occlusion + np.float32(1 - scene.ambient) * direct
-    shade = np.power(np.clip(shade, 0.06, None), np.float32(0.65)) * np.clip(1 + relief, 0.45, 1.4)
-    mirrored = np.clip(nx * lx * np.float32(0.7) + ny * (ly * np.float32(0.7)) + nz * np.float32(0.5) * (lz + 1), 0, 1)
-    shine = mirrored**24 * layers.bare * np.float32(34 * (1 - scene.ambient) * scene.exposure)
-    return shade.astype(np.float32), shine.astype(np.float32)
+    shade = np.asarray(cv2.pow(np.maximum(shade, np.float32(0.06)), 0.65), np.float32)
+    shade *= np.clip(1 + relief, 0.45, 1.4)
+    # The mirror direction lies half-way between light and viewer; dark skin shines more.
+    mirrored = nx * (lx * np.float32(0.7)) + ny * (ly * np.float32(0.7)) + nz * (np.float32(0.5) * (lz + 1))
+    gloss = (26 + 34 * identity.tone) * (1.1 - scene.ambient) * scene.exposure
+    shine = np.asarray(cv2.pow(np.clip(mirrored, 0, 1), 16), np.float32) * layers.occlusion * layers.bare
+    shine *= np.float32(gloss)
+    return shade, shine
 
 
-def _lay_body(picture: NDArray[np.uint8], layers: Head, scene: Scene, pose: Pose) -> None:
+def _metered(identity: Identity, scene: Scene) -> float:
+    """The exposure of the person: cameras meter on faces, and light dark ones up."""
+    return scene.exposure * (1 + 0.28 * identity.tone)
+
+
+@lru_cache(maxsize=4)
+def _lit_body(identity: Identity, scene: Scene) -> NDArray[np.uint8]:
+    body = head(identity).body.copy()
+    light = np.sqrt(scene.ambient + (1 - scene.ambient) * max(scene.light[2], 0.2))
+    body[..., :3] = np.clip(body[..., :3] * (0.95 * light * _metered(identity, scene) * light_colour(scene)), 0, 255)
+    return body
+
+
+def _lay_body(picture: NDArray[np.uint8], identity: Identity, scene: Scene, pose: Pose) -> None:
     transform = body_transform(pose, BODY_PX_PER_UNIT, BODY_ORIGIN_PX)
     size = (scene.width_px, scene.height_px)
-    body = cv2.warpAffine(layers.body, transform, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    dim = light_colour(scene) * scene.exposure * np.sqrt(scene.ambient + (1 - scene.ambient) * max(scene.light[2], 0.2))
-    body[..., :3] = cv2.multiply(body[..., :3], (*(0.95 * dim).tolist(), 1.0))
+    body = cv2.warpAffine(_lit_body(identity, scene), transform, size, flags=cv2.INTER_LINEAR)
     _over(picture, body)
 
 

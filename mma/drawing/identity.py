@@ -17,10 +17,25 @@ Colour = tuple[float, float, float]
 """RGB, each in [0, 255]."""
 
 _SKIN_RAMP = np.array(
-    [[246, 217, 200], [236, 196, 170], [222, 172, 140], [196, 142, 108], [164, 111, 80], [126, 82, 58], [92, 60, 44], [70, 46, 36]],
+    [
+        [246, 217, 200],
+        [236, 196, 170],
+        [222, 172, 140],
+        [196, 142, 108],
+        [164, 111, 80],
+        [138, 93, 67],
+        [112, 75, 55],
+        [90, 61, 47],
+    ],
     float,
 )
-_HAIR = {"black": (32, 27, 26), "dark": (58, 40, 30), "brown": (92, 62, 42), "red": (142, 78, 42), "blond": (190, 150, 96)}
+_HAIR = {
+    "black": (32, 27, 26),
+    "dark": (58, 40, 30),
+    "brown": (92, 62, 42),
+    "red": (142, 78, 42),
+    "blond": (190, 150, 96),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,19 +154,25 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     make_up = 0.0 if masculine else float(rng.uniform() * (rng.uniform() < 0.65))
     lips = skin * np.array([0.90, 0.70, 0.70]) + np.array([6.0, 0.0, 4.0])
     if make_up > 0.4:
-        stick = np.array([[168, 36, 48], [120, 28, 46], [206, 96, 108], [196, 120, 110], [150, 60, 80]], float)[rng.integers(5)]
+        stick = np.array([[168, 36, 48], [120, 28, 46], [206, 96, 108], [196, 120, 110], [150, 60, 80]], float)[
+            rng.integers(5)
+        ]
         lips = lips * 0.35 + stick * 0.65 * (1 - 0.35 * tone)
-    styles = ("bald", "short", "short", "short", "curly") if masculine else ("fringe", "long", "long", "curly", "bun", "scarf", "short")
+    styles = (
+        ("bald", "short", "short", "short", "curly")
+        if masculine
+        else ("fringe", "long", "long", "curly", "bun", "scarf", "short")
+    )
     style = styles[rng.integers(len(styles))]
     beard = str(rng.choice(BEARDS, p=(0.45, 0.25, 0.12, 0.18))) if masculine else "none"
     eyes = [(62, 40, 26), (84, 58, 36), (110, 92, 52), (86, 112, 132), (92, 118, 90)]
-    frame = [(28, 26, 28), (70, 46, 30), (120, 122, 128), (110, 30, 36)][rng.integers(4)]
+    frame = [(28, 26, 28), (70, 46, 30), (52, 54, 62), (90, 26, 32)][rng.integers(4)]
     worn = rng.uniform(50, 210) * (1 + 0.25 * rng.standard_normal(3)) if style == "scarf" else natural
     return Identity(
         skin=_colour(skin),
         lips=_colour(lips),
         hair=_colour(worn),
-        brow_colour=_colour(natural * rng.uniform(0.6, 1.0)),
+        brow_colour=_colour(natural * min(rng.uniform(0.6, 1.0), 0.66 * skin.mean() / natural.mean())),
         iris=_colour(eyes[rng.integers(2 if tone > 0.55 else 5)]),
         cloth=_colour(rng.uniform(25, 215) * (1 + 0.18 * rng.standard_normal(3))),
         tone=tone,

@@ -155,7 +155,9 @@ class Eye:
 def eye_shape(identity: Identity, v: Mapping[str, float], side: int) -> Eye:
     """The eye on the image's left (`side` -1) or right (+1)."""
     half, opening = identity.eye_half_width, identity.lid_opening + side * identity.asymmetry[2]
-    up = (0.060 * v["AU05"] - 0.020 * v["AU07"] - 0.014 * v["AU04"] - 0.010 * v["AU09"] - 0.012 * v["AU06"]) * (1 - v["AU45"])
+    up = (0.060 * v["AU05"] - 0.020 * v["AU07"] - 0.014 * v["AU04"] - 0.010 * v["AU09"] - 0.012 * v["AU06"]) * (
+        1 - v["AU45"]
+    )
     raise_lower = 0.046 * v["AU07"] + 0.034 * v["AU06"] + 0.018 * v["AU09"] + 0.010 * v["AU12"] - 0.008 * v["AU05"]
     top, bottom = 0.63 * opening + up, 0.37 * opening - min(raise_lower, 0.065)
     top = max(top, min(0.042, 0.45 * opening) - bottom)
@@ -226,7 +228,12 @@ def _mouth_curves(identity: Identity, v: Mapping[str, float]) -> tuple[Points, P
     # How far each place follows the middle rather than the corners.
     hold = 1 - np.abs(t) ** 2.2
     pushed = -0.045 * chin * hold - 0.020 * press * hold
-    seam = corners * (1 - hold) + (identity.mouth_y + 0.35 * corner + 0.015 * smile) * hold + pushed + 0.010 * np.exp(-((t / 0.22) ** 2)) * (1 - smile)
+    seam = (
+        corners * (1 - hold)
+        + (identity.mouth_y + 0.35 * corner + 0.015 * smile) * hold
+        + pushed
+        + 0.010 * np.exp(-((t / 0.22) ** 2)) * (1 - smile)
+    )
     lifted = 0.062 * lift * np.exp(-(((np.abs(t) - 0.45) / 0.36) ** 2)) + 0.018 * lift * hold
     upper_inner = seam - (rise - 0.018 * chin) * hold * (gap > 0 or rise > 0) - 0.35 * lifted
     lower_inner = np.maximum(upper_inner + gap * (1 - np.abs(t) ** 2.6), upper_inner)

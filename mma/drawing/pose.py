@@ -75,7 +75,11 @@ def project(pose: Pose, depth: F32, points: NDArray[np.float64]) -> NDArray[np.f
     c, s = np.cos(pose.roll), np.sin(pose.roll)
     v = v - NECK_Y
     return np.stack(
-        [(u * c - v * s) * pose.unit_px + pose.origin_px[0], (u * s + v * c + NECK_Y) * pose.unit_px + pose.origin_px[1]], 1
+        [
+            (u * c - v * s) * pose.unit_px + pose.origin_px[0],
+            (u * s + v * c + NECK_Y) * pose.unit_px + pose.origin_px[1],
+        ],
+        1,
     )
 
 
@@ -114,6 +118,6 @@ def canvas_map(pose: Pose, depth: F32, size_px: tuple[int, int]) -> tuple[slice,
         z = z * np.cos(pose.yaw) - x * np.sin(pose.yaw)
         y = (v - PIVOT_Y + z * np.sin(pose.pitch)) / np.cos(pose.pitch) + PIVOT_Y
     places = np.stack([x * canvas.PX_PER_UNIT + canvas.ORIGIN_PX[0], y * canvas.PX_PER_UNIT + canvas.ORIGIN_PX[1]], -1)
-    fine = cv2.resize(places.astype(np.float32), (across * _STEP, down * _STEP), interpolation=cv2.INTER_LINEAR)
+    fine = canvas.resized(places.astype(np.float32), across * _STEP, down * _STEP)
     fine = fine[: bottom - top, : right - left]
     return slice(top, bottom), slice(left, right), fine[..., 0], fine[..., 1]

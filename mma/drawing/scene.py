@@ -64,11 +64,13 @@ class Scene:
             raise ValueError(f"contrast is {self.contrast}: give a value above 0 and at most 1")
 
 
-def sample_scene(rng: np.random.Generator, *, width_px: int = 320, height_px: int = 240, contrast: float = 1.0) -> Scene:
+def sample_scene(
+    rng: np.random.Generator, *, width_px: int = 320, height_px: int = 240, contrast: float = 1.0
+) -> Scene:
     """One clip's place and camera at random; sizes follow the picture's shorter side."""
     side = min(width_px, height_px)
     unit = side * float(rng.uniform(0.155, 0.225))
-    azimuth, elevation = rng.uniform(-1.15, 1.15), rng.uniform(-0.35, 1.0)
+    azimuth, elevation = rng.uniform(-1.0, 1.0), rng.uniform(-0.3, 1.0)
     light = np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
     light[2] = max(light[2], 0.25)
     light /= np.linalg.norm(light)
@@ -81,7 +83,7 @@ def sample_scene(rng: np.random.Generator, *, width_px: int = 320, height_px: in
         eyes_y_px=float(2.10 * unit + free_y * (1 + rng.uniform(-0.8, 0.8))),
         unit_px=unit,
         light=(float(light[0]), float(light[1]), float(light[2])),
-        ambient=float(rng.uniform(0.25, 0.70)),
+        ambient=float(rng.uniform(0.30, 0.70)),
         exposure=float(rng.uniform(0.82, 1.10)),
         warmth=float(np.clip(rng.normal(0, 0.45), -1, 1)),
         drift_px=float(side * rng.uniform(0.0, 0.006)),

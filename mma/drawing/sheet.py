@@ -1,4 +1,4 @@
-"""Contact sheets: faces at rest, under each action unit, and with the basic expressions, for eyes and for the README."""
+"""Contact sheets: faces at rest, under each action unit and with the basic expressions, to be looked at."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ States = Sequence[tuple[str, dict[str, float]]]
 
 def contact_sheet(people: Sequence[tuple[Identity, Scene]], states: States, *, crop: bool = True) -> NDArray[np.uint8]:
     """One row a person, one column a state, its name above; uint8 (H, W, 3), RGB. `crop` cuts to the face."""
-    rows = []
+    rows: list[NDArray[np.uint8]] = []
     for identity, scene in people:
         row = []
         for number, (name, state) in enumerate(states):
@@ -58,4 +58,6 @@ def expression_sheet(*, seed: int = 0, people: int = 5) -> NDArray[np.uint8]:
 def action_unit_sheet(identity: Identity, scene: Scene) -> NDArray[np.uint8]:
     """One subject at rest and with each action unit alone at full intensity, in rows of six."""
     states: list[tuple[str, dict[str, float]]] = [("rest", {}), *((au, {au: 1.0}) for au in AUS)]
-    return np.vstack([contact_sheet([(identity, scene)], states[first : first + 6]) for first in range(0, len(states), 6)])
+    return np.vstack(
+        [contact_sheet([(identity, scene)], states[first : first + 6]) for first in range(0, len(states), 6)]
+    )

@@ -8,6 +8,7 @@ of the first pixel is 0), so a box has its first pixel's centre half a pixel ins
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -64,19 +65,25 @@ def similarity_transform(points: ArrayLike, geometry: CropGeometry = GEOMETRY) -
     source = np.asarray(points, dtype=np.float64)
     if source.shape != (5, 2):
         raise ValueError(f"five points of x and y are needed, shape (5, 2), not {source.shape}")
-    template = np.asarray(geometry.template_px, dtype=np.float64)
-    source_mean, template_mean = source.mean(axis=0), template.mean(axis=0)
-    z = (source - source_mean) @ (1, 1j)
-    w = (template - template_mean) @ (1, 1j)
-    spread = float(np.sum(np.abs(z) ** 2))
-    if not np.isfinite(spread) or spread < 1e-6:
+    z, w = source @ _AS_COMPLEX, _template(geometry)
+    z_mean, w_mean = complex(z.mean()), complex(w.mean())
+    z, w = z - z_mean, w - w_mean
+    z_spread, w_spread = float(np.vdot(z, z).real), float(np.vdot(w, w).real)
+    if not np.isfinite(z_spread) or z_spread < 1e-6:
         raise ValueError("the five points coincide or are not finite, so they define no face crop")
-    factor = np.sum(np.conj(z) * w) / spread
-    # |factor|^2 spread / sum |w|^2 is the share of the template's spread that the map explains.
-    if abs(factor) ** 2 * spread < 0.01 * float(np.sum(np.abs(w) ** 2)):
+    a = complex(np.vdot(z, w)) / z_spread
+    if abs(a) ** 2 * z_spread < 0.01 * w_spread:  # the share of the template's spread that the map explains
         raise ValueError("the five points fit no turned and scaled template, so they define no face crop")
-    linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
-    return np.column_stack([linear, template_mean - linear @ source_mean])
+    b = w_mean - a * z_mean
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+_AS_COMPLEX = np.array([1, 1j])
+
+
+@lru_cache
+def _template(geometry: CropGeometry) -> NDArray[np.complex128]:
+    return np.asarray(geometry.template_px) @ _AS_COMPLEX
 
 
 def align(frame: NDArray[np.uint8], points: ArrayLike, geometry: CropGeometry = GEOMETRY) -> NDArray[np.uint8]:
@@ -137,13 +144,14 @@ def _halved_region(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The part of the frame under the crop at 1 / 2^num_halvings of its size, and the matrix from there to the crop."""
     block = 2**num_halvings
-    corners = np.array([[x, y, 1.0] for x in (-1.0, size_px) for y in (-1.0, size_px)])
-    corners = corners @ cv2.invertAffineTransform(matrix).T
     height, width = frame.shape[:2]
-    # Wider by a block on each side, for bilinear sampling at the crop's edge.
-    left, top = (int(edge) for edge in np.clip(corners.min(axis=0) - block, 0, (width - 1, height - 1)))
-    extent = np.clip(corners.max(axis=0) - (left, top), 0, (width - left, height - top))
-    blocks_x, blocks_y = (int(edge) // block + 2 for edge in extent)
+    # The crop's centre and half its extent in the frame, wider by a block for bilinear sampling at the edge.
+    linear = matrix[:, :2]
+    centre_x, centre_y = (linear.T @ ((size_px - 1) / 2 - matrix[:, 2]) / (linear[0] @ linear[0])).tolist()
+    reach = (size_px + 1) / 2 * float(np.abs(linear[0]).sum() / (linear[0] @ linear[0])) + block
+    left, top = int(min(max(centre_x - reach, 0), width - 1)), int(min(max(centre_y - reach, 0), height - 1))
+    right, bottom = min(max(centre_x + reach, left), width), min(max(centre_y + reach, top), height)
+    blocks_x, blocks_y = int(right - left) // block + 1, int(bottom - top) // block + 1
     region = frame[top : top + blocks_y * block, left : left + blocks_x * block]
     below, beside = blocks_y * block - region.shape[0], blocks_x * block - region.shape[1]
     if below or beside:
@@ -153,4 +161,4 @@ def _halved_region(
         region = np.asarray(cv2.resize(region, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     # The centre of block i lies at first + block i + (block - 1) / 2.
     first = np.array([left, top], dtype=np.float64) + (block - 1) / 2
-    return region, np.column_stack([matrix[:, :2] * block, matrix[:, :2] @ first + matrix[:, 2]])
+    return region, np.column_stack([linear * block, linear @ first + matrix[:, 2]])

@@ -76,7 +76,8 @@ class _Haar:
         small, factors = _shrink(frame, self._options.detect_size_px or 0)
         if min(small.shape[:2]) < self._WINDOW_PX:
             return []
-        least_px = max(self._WINDOW_PX, int(self._options.min_face_px / factors.max()))
+        # A box is the mean of like ones, so smaller ones than asked for are looked for too, and dropped below.
+        least_px = max(self._WINDOW_PX, int(0.6 * self._options.min_face_px / factors.max()))
         boxes, _, weights = self._cascade.detectMultiScale3(
             cv2.cvtColor(small, cv2.COLOR_RGB2GRAY),
             scaleFactor=1.1,

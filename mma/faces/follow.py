@@ -118,8 +118,8 @@ class FaceFollower:
                 share = min(max((frame_time_s - before.time_s) / (moment.time_s - before.time_s), 0.0), 1.0)
             else:  # time stamps that stand still
                 share = number / len(self._held)
-            if number == len(self._held):
-                share = 1.0
+            # Rounded, so that time stamps equally near to both detections count as that.
+            share = 1.0 if number == len(self._held) else round(share, 6)
             people = self._candidates(before.people, moment.people, share)
             self._waiting.append(
                 _Waiting(

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import glob
 import importlib.util
 import io
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import av
@@ -25,13 +24,24 @@ GROUP_BYTES = 192 << 20
 """RGB bytes of the largest group that decord may hold at once: 278 frames of 640 x 360, 70 of 1280 x 720."""
 
 CARRIERS = {"h264": "mp4", "hevc": "mp4", "mpeg4": "mp4", "vp9": "matroska", "vp8": "matroska", "mjpeg": "matroska"}
-"""What decord's FFmpeg 4.0 decodes with the same pixels as PyAV's (checked by test), and the container it gets it in."""
+"""What decord's FFmpeg 4.0 decodes to the same pixels as PyAV's (checked by test), and the container it comes in."""
+
+
+def carrier(codec: str, *, turned: bool) -> str | None:
+    """The container in which decord gets a group of this codec; None if it should not."""
+    known = CARRIERS.get(codec)
+    # An mp4 would carry the rotation tag along, and decord would turn the frames itself.
+    return "matroska" if known is not None and turned else known
+
+
+JOINED_FRAMES = 96
+"""Short groups that follow one another are read together up to so many frames: opening decord costs 5 ms."""
 
 _ERROR_LEVEL = 16  # AV_LOG_ERROR; lower is worse
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """decord does not give this group; the text says why."""
 
 
@@ -41,14 +51,14 @@ class ErrorWatch:
     def __init__(self) -> None:
         package = importlib.util.find_spec("decord")
         if package is None or package.origin is None:
-            raise Refused("decord is not installed")
-        beside = os.path.join(os.path.dirname(os.path.dirname(package.origin)), "decord.libs", "libavutil-*.so*")
-        libraries = glob.glob(glob.escape(os.path.dirname(beside)) + "/libavutil-*.so*")
+            raise RefusedError("decord is not installed")
+        beside = Path(package.origin).parent.parent / "decord.libs"
+        libraries = list(beside.glob("libavutil-*.so*"))
         if len(libraries) != 1:
-            raise Refused("decord's FFmpeg was not found, so that its errors cannot be watched")
+            raise RefusedError("decord's FFmpeg was not found, so that its errors cannot be watched")
         self.errors = 0
         self._callback = _LOG_CALLBACK(self._heard)  # kept: FFmpeg holds no reference
-        ctypes.CDLL(libraries[0]).av_log_set_callback(self._callback)
+        ctypes.CDLL(str(libraries[0])).av_log_set_callback(self._callback)
 
     def _heard(self, _context: int, level: int, _format: bytes, _arguments: int) -> None:
         if level & 0xFF <= _ERROR_LEVEL:
@@ -57,22 +67,22 @@ class ErrorWatch:
 
 @functools.cache
 def load() -> tuple[Any, ErrorWatch]:
-    """The decord module and the watch on its messages, once a process. Raises Refused where it cannot be had."""
+    """The decord module and the watch on its messages, once a process. Raises RefusedError where it cannot be had."""
     watch = ErrorWatch()
     try:
         import decord
     except (ImportError, OSError, RuntimeError) as error:
-        raise Refused(f"decord cannot be imported: {error}") from error
+        raise RefusedError(f"decord cannot be imported: {error}") from error
     return decord, watch
 
 
 def decode_group(
-    packets: Sequence[Any], template: Any, wanted: Sequence[int], *, carrier: str
+    packets: Sequence[Any], template: Any, wanted: Sequence[int], *, carrier: str, on_decoded: Callable[[], None]
 ) -> list[NDArray[np.uint8]]:
     """The `wanted` frames (positions in the group's presentation order, increasing) as uint8 (H, W, 3), as stored.
 
     `packets` are PyAV packets in file order, from a key frame to the last one needed; they are used up: rewritten and
-    of no use afterwards. Raises Refused, and MemoryError.
+    of no use afterwards. Raises RefusedError, and MemoryError.
     """
     decord, watch = load()
     several_keys = sum(packet.is_keyframe for packet in packets) > 1
@@ -81,13 +91,13 @@ def decode_group(
     except MemoryError:
         raise
     except (av.FFmpegError, ValueError) as error:
-        raise Refused(f"the packets cannot be written into {carrier}: {error}") from error
+        raise RefusedError(f"the packets cannot be written into {carrier}: {error}") from error
     watch.errors = 0
     try:
         # A share of the frames: whole numbers below 2 mean no limit or one copy.
         reader = decord.VideoReader(carried, num_threads=1, fault_tol=1e-4)
         if len(reader) != len(packets):
-            raise Refused(f"decord counts {len(reader)} frames in {len(packets)} packets")
+            raise RefusedError(f"decord counts {len(reader)} frames in {len(packets)} packets")
         frames = []
         position = 0
         for place in wanted:
@@ -97,14 +107,15 @@ def decode_group(
             elif place > position:
                 reader.skip_frames(place - position)
             frames.append(reader.next().asnumpy())
+            on_decoded()
             position = place + 1
         del reader
     except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
         if "bad_alloc" in str(error):
             raise MemoryError("decord") from error
-        raise Refused(f"decord: {(str(error).splitlines() or ['no message'])[0]}") from error
+        raise RefusedError(f"decord: {(str(error).splitlines() or ['no message'])[0]}") from error
     if watch.errors:
-        raise Refused(f"decord's FFmpeg reported {watch.errors} errors")
+        raise RefusedError(f"decord's FFmpeg reported {watch.errors} errors")
     return frames
 
 

@@ -9,6 +9,7 @@ no files that a QuickTime reference track points to.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,10 +100,10 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
                     errors = 0
                     yield packet
             return
-        except (EOFError, MemoryError) as error:
-            if isinstance(error, MemoryError):
-                raise
+        except EOFError:
             return
+        except MemoryError:
+            raise
         except av.FFmpegError:
             errors += 1
 
@@ -133,21 +134,21 @@ def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
         tail_s = _declared_end_s(stream)
     shown = np.array([not hide for hide in hidden], dtype=bool)
     ticks = np.array(stamps, dtype=np.int64)
+    seconds: NDArray[np.float64] = np.multiply(ticks, tick_s, dtype=np.float64)
     if not shown.any():
         raise VideoError("open", "NoFrames", "the video stream holds no frame")
     if not trusted or len(np.unique(ticks[shown])) != shown.sum():
-        return _counted_index(path, len(stamps), progress)
+        return _counted_index(path, seconds, progress)
     order = np.flatnonzero(shown)[np.argsort(ticks[shown], kind="stable")]
     frame_of_packet = np.full(len(ticks), -1, dtype=np.int64)
     frame_of_packet[order] = np.arange(len(order))
-    times_s = ticks[order] * tick_s
     damage = None
     if declared > len(ticks):
         damage = f"the file ends early: {len(ticks)} of {declared} frames are there"
     elif tail_s is not None and tail_s > end * tick_s + max(1.0, 0.02 * tail_s):
         damage = f"the file ends early: frames to {end * tick_s:.2f} s of {tail_s:.2f} s"
     return FrameIndex(
-        times_s=times_s,
+        times_s=seconds[order],
         end_s=end * tick_s,
         frame_of_stamp={int(ticks[packet]): frame for frame, packet in enumerate(order)},
         frame_of_packet=frame_of_packet,
@@ -159,8 +160,8 @@ def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
 def closed_groups(stamps: NDArray[np.int64], keys: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Packet numbers where all before is shown before, and all behind is shown behind: int64 (G,), always with 0.
 
-    `stamps` (P,) presentation stamps in file order. A key frame followed by pictures that are shown before it (an "open"
-    group) is left out: these look back at the group before.
+    `stamps` (P,) presentation stamps in file order. A key frame followed by pictures that are shown before it
+    (an "open" group) is left out: these look back at the group before.
     """
     before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(stamps)[:-1]])
     after = np.minimum.accumulate(stamps[::-1])[::-1]
@@ -179,30 +180,35 @@ def _declared_end_s(stream: Any) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _counted_index(path: str, num_packets: int, progress: Progress) -> FrameIndex:
-    """The index by decoding everything once (without colour conversion), for streams whose packets carry no true stamps."""
+def _counted_index(path: str, packet_times_s: NDArray[np.float64], progress: Progress) -> FrameIndex:
+    """The index for streams whose packets do not say when their picture is shown: everything is decoded once to count.
+
+    The n-th frame gets the n-th packet time if there are as many, else frames are spread evenly by the mean rate.
+    """
     container, stream = open_container(path)
+    count = 0
     with container:
-        times: list[float] = []
-        for packet in [*packets(container, stream), None]:
+        step_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
+        for packet in itertools.chain(packets(container, stream), [None]):
             try:
                 frames = stream.codec_context.decode(packet)
             except MemoryError:
                 raise
             except av.FFmpegError:
                 continue
-            for frame in frames:
-                step = float(1 / stream.average_rate) if stream.average_rate else 0.04
-                time_s = frame.time if frame.time is not None else (times[-1] + step if times else 0.0)
-                times.append(max(time_s, times[-1]) if times else time_s)
-                progress()
-    if not times:
-        raise VideoError("open", "NoFrames", f"not one of {num_packets} packets could be decoded")
+            count += len(frames)
+            progress()
+    if not count:
+        raise VideoError("open", "NoFrames", f"not one of {len(packet_times_s)} packets could be decoded")
+    if len(np.unique(packet_times_s)) == count:
+        times_s = np.unique(packet_times_s)
+    else:
+        times_s = packet_times_s.min() + step_s * np.arange(count)
     return FrameIndex(
-        times_s=np.array(times, dtype=np.float64),
-        end_s=times[-1],
+        times_s=times_s,
+        end_s=float(times_s[-1]) + step_s,
         frame_of_stamp=None,
-        frame_of_packet=np.full(num_packets, -1, dtype=np.int64),
+        frame_of_packet=np.full(len(packet_times_s), -1, dtype=np.int64),
         group_starts=np.zeros(1, dtype=np.int64),
         damage=None,
     )

@@ -41,8 +41,8 @@ class DecodeOptions:
             raise ValueError(f"chunk_frames is {self.chunk_frames}: must be 1 or more")
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder is {self.decoder!r}: must be one of {', '.join(DECODERS)}")
-        if self.memory_bytes < 512 << 20:
-            raise ValueError(f"memory_bytes is {self.memory_bytes}: the decoders alone need 512 MiB; give 2 GiB or so")
+        if self.memory_bytes < 768 << 20:
+            raise ValueError(f"memory_bytes is {self.memory_bytes}: the decoders alone map 600 MiB; give 2 GiB or so")
         if not self.timeout_s > 0:
             raise ValueError(f"timeout_s is {self.timeout_s}: must be above 0")
         if self.videos_per_child < 1:

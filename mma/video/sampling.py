@@ -16,12 +16,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+LAST_POINT_SLACK_S = 0.001
+"""A last frame so little before a grid point counts for it: Matroska rounds stamps to whole milliseconds."""
+
 
 def sample_indices(times_s: NDArray[np.float64], fps: float | None) -> NDArray[np.int64]:
     """The frames to take, strictly increasing: the nearest to each grid point `times_s[0] + k / fps`; all for None.
 
     `times_s` float64 (N,), not decreasing, in seconds. The grid ends with the last point at or before the last
-    stamp. Of two frames equally near, the earlier is taken. Returns int64 (M,), 1 <= M <= N (0 for an empty video).
+    stamp (or 1 ms behind it). Of two frames equally near, the earlier is taken. Returns int64 (M,), 1 <= M <= N (0 for
+    an empty video).
     """
     times_s = np.asarray(times_s, dtype=np.float64)
     if times_s.ndim != 1 or not np.isfinite(times_s).all() or (np.diff(times_s) < 0).any():
@@ -34,11 +38,10 @@ def sample_indices(times_s: NDArray[np.float64], fps: float | None) -> NDArray[n
     # The borders between nearest frames; of the frames and not of the grid points,
     # so that the work is N steps however long a gap between two stamps is.
     midpoints_s = (since_first_s[1:] + since_first_s[:-1]) / 2
-    # Stamps are rounded to the container's ticks: without this slack the frame at 0.999999 would miss the point 1.0.
-    slack = 1e-6
-    last_point = np.floor(since_first_s[-1] * fps + slack)
+    tie = 1e-6  # in grid steps: rounding of the arithmetic
+    last_point = np.floor((since_first_s[-1] + LAST_POINT_SLACK_S) * fps + tie)
     # Frame i is nearest to the points k with midpoints[i-1] < k / fps <= midpoints[i].
-    first_point = np.concatenate([[0.0], np.floor(midpoints_s * fps + slack) + 1])
-    end_point = np.concatenate([np.floor(midpoints_s * fps + slack), [np.inf]])
+    first_point = np.concatenate([[0.0], np.floor(midpoints_s * fps + tie) + 1])
+    end_point = np.concatenate([np.floor(midpoints_s * fps + tie), [np.inf]])
     taken = (first_point <= end_point) & (first_point <= last_point)
     return np.flatnonzero(taken).astype(np.int64)

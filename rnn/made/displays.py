@@ -1,7 +1,8 @@
 """What each reaction looks like: the table of facial displays. Ours [ours]: no source gives one for these 7 reactions.
 
 Two displays a reaction, overlapping in their action units, so that no single AU names a reaction (CORPUS.md). The
-class a viewer would give a display follows Du et al. (PNAS 2014) where one fits; 4+7+10 and 14+24 read as anger.
+class a viewer gives a display is the one whose row of the Du table (`mma.prior`) it covers best, happiness only with
+AU12; so classes overlap too: 4+7+10 and 14+24 read as anger, 4+6+7+20+25 as fear, 4+5+26 as surprise.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ REACTION_DISPLAYS: dict[str, tuple[Display, Display]] = {
     ),
     "Amusement": (
         Display(
-            action_units={"AU06": 0.9, "AU12": 1.0, "AU25": 0.95, "AU26": 0.8}, optional={"AU10": 0.7, "AU07": 0.8},
+            action_units={"AU06": 0.9, "AU12": 1.0, "AU25": 0.95, "AU26": 0.8}, optional={"AU10": 0.85, "AU07": 0.85},
             expression="happiness", valence=0.75, arousal=0.5,
         ),
         Display(
-            action_units={"AU07": 0.8, "AU12": 0.9, "AU14": 0.8}, optional={"AU06": 0.7, "AU10": 0.6},
+            action_units={"AU07": 0.8, "AU12": 0.9, "AU14": 0.8}, optional={"AU06": 0.8, "AU10": 0.8},
             expression="happiness", valence=0.6, arousal=0.2,
         ),
     ),
@@ -81,7 +82,7 @@ REACTION_DISPLAYS: dict[str, tuple[Display, Display]] = {
         ),
         Display(
             action_units={"AU04": 0.95, "AU06": 0.8, "AU07": 0.85, "AU20": 0.8, "AU25": 0.85},
-            optional={"AU10": 0.7, "AU15": 0.6}, expression="sadness", valence=-0.7, arousal=0.4,
+            optional={"AU10": 0.7, "AU15": 0.6}, expression="fear", valence=-0.6, arousal=0.45,
         ),
     ),
     "Fear": (
@@ -91,7 +92,7 @@ REACTION_DISPLAYS: dict[str, tuple[Display, Display]] = {
         ),
         Display(
             action_units={"AU04": 0.85, "AU05": 0.9, "AU26": 0.9}, optional={"AU25": 0.9, "AU01": 0.7},
-            expression="fear", valence=-0.55, arousal=0.7,
+            expression="surprise", valence=-0.3, arousal=0.7,
         ),
     ),
     "Surprise": (

@@ -20,6 +20,7 @@ _POLITE_SHARE, _SPEECH_SHARE, _SWALLOW_SHARE = 0.4, 0.5, 0.2
 _AGAIN_SHARE = 0.35
 """Probability that a reaction is displayed a second time, at .4 to .9 of its peak."""
 
+_BRIEF = [DISPLAYS.index(display) for display in (SWALLOW, BROW_FLASH)]
 _AU_INDEX = {au: i for i, au in enumerate(MMA26.action_units)}
 _EDGE_S = 0.25
 
@@ -63,14 +64,14 @@ class Idle:
     """(K, 5) looks elsewhere: start and end in s, yaw in deg, gaze x and gaze y."""
 
 
-def _place(rng: np.random.Generator, clip: Clip, count: int, spread_s: tuple[float, float]) -> np.ndarray:
+def _place(rng: np.random.Generator, clip: Clip, count: int) -> np.ndarray:
     """Starts of `count` apexes, inside the clip: anywhere, or at the stimulus's events plus the subject's latency."""
     edge = min(_EDGE_S, clip.seconds / 4)
     if clip.clock_s:
-        events = np.concatenate([rng.permutation(clip.clock_s) for _ in range(-(-count // len(clip.clock_s)))])
-        apexes = events[:count] + clip.subject.latency_s + rng.normal(0.0, 0.1, count)
+        events = np.resize(rng.permutation(clip.clock_s), count)
+        apexes = events + clip.subject.latency_s + rng.normal(0.0, 0.1, count)
     else:
-        apexes = rng.uniform(*spread_s, count)
+        apexes = rng.uniform(0.0, clip.seconds, count)
     return apexes.clip(edge, clip.seconds - edge)
 
 
@@ -87,7 +88,7 @@ def draw_episodes(clip: Clip) -> Episodes:
         if peak > 0:
             displays += [2 * reaction + int(variants[i]) for i in range(times)]
             peaks += [peak, again][:times]
-    apex_start = list(_place(rng, clip, len(displays), (0.0, seconds)))
+    apex_start = list(_place(rng, clip, len(displays)))
     speech = _speech(clip)
     for display, how_often, span in (
         (POLITE_SMILE, int(rng.random() < _POLITE_SHARE), (0.0, seconds)),
@@ -101,12 +102,12 @@ def draw_episodes(clip: Clip) -> Episodes:
     count = len(displays)
     onset = rng.uniform(0.2, 0.8, count)
     offset = onset + rng.uniform(0.2, 1.0, count)
-    hold = 0.15 * (1.5 / 0.15) ** rng.random(count)
-    brief = np.array([DISPLAYS[i] in (SWALLOW, BROW_FLASH) for i in displays], dtype=bool)
+    hold = 0.25 * (1.8 / 0.25) ** rng.random(count)
+    brief = np.isin(displays, _BRIEF)
     onset[brief], hold[brief], offset[brief] = 0.2, 0.15, 0.3
     start = np.asarray(apex_start, dtype=float)
     times_s = np.column_stack([start - onset, start, start + hold, start + hold + offset])
-    jitter = rng.uniform(0.85, 1.1, (count, len(_AU_INDEX)))
+    jitter = rng.uniform(0.7, 1.1, (count, len(_AU_INDEX)))
     side = np.where(rng.random(count) < 0.5, -1.0, 1.0)
     weight = np.array([_au_weights(DISPLAYS[i], clip.subject.optional_aus) for i in displays])
     return Episodes(

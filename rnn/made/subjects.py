@@ -31,7 +31,7 @@ DARK_FROM = 0.5
 GAP_CONTRAST = 0.4
 """Contrast of their pictures then."""
 
-_OPTIONAL_SHARE = 0.4
+_OPTIONAL_SHARE = 0.5
 _RESTING_AUS = ("AU01", "AU02", "AU04", "AU07", "AU12", "AU15", "AU17", "AU24", "AU25")
 
 

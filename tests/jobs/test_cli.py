@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from jobs.cli import JOBS, parse_options
+from jobs.cli import JOBS, main, parse_options
 from jobs.outcome import InputError
 
 
@@ -75,17 +75,16 @@ def test_stdout_holds_the_summary_alone(tmp_path):
     assert "4 clips" in run.stderr
 
 
-def test_unknown_jobs_and_none_are_wrong_arguments():
-    assert command("extrakt").returncode == 2
-    assert "extract" in command("extrakt").stderr
-    assert command().returncode == 2
+def test_unknown_jobs_and_none_are_wrong_arguments(capfd):
+    assert main(["extrakt"]) == main([]) == 2
+    assert "extract" in capfd.readouterr().err
 
 
-def test_every_job_shows_its_options():
-    assert all(name in command("--help").stdout for name in JOBS)
-    told = command("extract", "--help")
-    assert told.returncode == 0
-    assert "--decode-timeout-s" in told.stdout
+def test_every_job_shows_its_options_on_stdout(capfd):
+    assert main(["--help"]) == 0
+    assert all(name in capfd.readouterr().out for name in JOBS)
+    assert main(["extract", "--help"]) == 0
+    assert "--decode-timeout-s" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -103,10 +102,11 @@ def test_every_job_shows_its_options():
         ),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, arguments, told):
-    run = command("extract", *(each.format(tmp=tmp_path) for each in arguments))
-    assert run.returncode == 2, run.stderr
-    assert told in run.stderr
-    assert run.stdout == ""
-    assert len(run.stderr.strip().splitlines()) == 1, run.stderr
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capfd, arguments, told):
+    code = main(["extract", *(each.format(tmp=tmp_path) for each in arguments)])
+    out, err = capfd.readouterr()
+    assert code == 2, err
+    assert told in err
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "s").exists()

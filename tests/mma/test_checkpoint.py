@@ -76,7 +76,7 @@ def test_metadata_names_the_descriptors_for_other_readers(network):
     described = _metadata(dump_mma(network, RECORD))
     assert described["descriptors"]["expressions"][-1] == "other"
     assert described["config"]["crop"] == {"margin": 1.2}
-    assert set(described["written_by"]) == {"mma-mrnnet", "torch"}
+    assert described["written_by"]["torch"] == torch.__version__
 
 
 def test_digest_knows_weights_not_layout(network):
@@ -93,7 +93,7 @@ def test_a_seed_has_one_digest_on_every_machine():
     assert weights_sha256(random_mma(MMAConfig(trunk="tiny"), 0)) == DIGEST_TINY_0
 
 
-DIGEST_TINY_0 = "?"
+DIGEST_TINY_0 = "f8c4cd33dc4468820ebf588092007aa3ce7e94d3db1d2c96a87f0d7e94ba2b4f"
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(network, tmp_path, monkeypatch):
@@ -127,7 +127,6 @@ def test_pickles_are_refused_unread(tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("the pickle was executed",))
 
-    (tmp_path / "zip.pt").write_bytes(b"")
     torch.save({"trunk": Trap()}, tmp_path / "zip.pt")
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Trap()))
     for name in ("zip.pt", "old.pth"):
@@ -136,7 +135,9 @@ def test_pickles_are_refused_unread(tmp_path):
         assert "pickle" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 64, b"<html>not found</html>", b"\x08" + b"\0" * 7 + b"[[[[[[[["])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff" * 64, b"<html>not found</html>", b"\x08" + b"\0" * 7 + b"[[[[[[[["]
+)
 def test_what_is_no_safetensors_file_is_refused(content):
     assert "s3://bucket/mma is not a safetensors file" in _refusal(content, name="s3://bucket/mma")
 

@@ -10,7 +10,11 @@ from mma.descriptors import ABAW22, MMA26
 from mma.network import MMAConfig, MMANetwork, random_mma
 from mma.trunks import TRUNKS
 
-PUBLISHED = {"resnet18": (11_176_512, 120, 512), "resnet34": (21_284_672, 216, 512), "resnet50": (23_508_032, 318, 2048)}
+PUBLISHED = {
+    "resnet18": (11_176_512, 120, 512),
+    "resnet34": (21_284_672, 216, 512),
+    "resnet50": (23_508_032, 318, 2048),
+}
 """torchvision's models without `fc`: parameters, entries of the state dict, features."""
 
 
@@ -69,7 +73,7 @@ def test_resnet50_strides_on_its_3x3_convolution():
     assert (first.conv1.stride, first.conv2.stride, first.conv3.stride) == ((1, 1), (2, 2), (1, 1))
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("trunk", ["tiny", "resnet18"])
 @pytest.mark.parametrize("descriptor_set", [MMA26, ABAW22], ids=lambda each: each.name)
 def test_descriptors_keep_their_ranges_and_order(trunk, descriptor_set, crops):
     network = random_mma(MMAConfig(trunk=trunk, descriptor_set=descriptor_set.name), 0).eval()
