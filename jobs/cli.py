@@ -153,7 +153,8 @@ def _stdout_for_summary() -> Any:
     os.dup2(2, 1)
     stream = os.fdopen(kept, "w", encoding="utf-8")
     try:
-        yield stream
+        with contextlib.redirect_stdout(sys.stderr):
+            yield stream
     finally:
         sys.stdout.flush()
         stream.flush()

@@ -69,8 +69,8 @@ class Options:
     """MMA actors; default: one a GPU, or one for four CPUs."""
     extractor_gpus: float | None = None
     """GPUs of one MMA actor, fractions allowed; default: 1 where there are GPUs, else 0."""
-    micro_batch: int = 64
-    """Faces that go through the network at once."""
+    micro_batch: int | None = None
+    """Faces that go through the network at once; default: 256 on GPUs, 16 on CPUs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on GPUs, float32 on CPUs; part of the store's spec."""
     scratch: str | None = None

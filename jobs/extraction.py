@@ -210,7 +210,8 @@ class Extraction:
             scratch_root=self.options.scratch,
             scratch_bytes=self.options.scratch_bytes,
         )
-        extractor = {"micro_batch": self.options.micro_batch, "precision": self.precision}
+        micro_batch = self.options.micro_batch or (256 if capacity.extractor_gpus else 16)
+        extractor = {"micro_batch": micro_batch, "precision": self.precision}
         assembler, reachability = VideoAssembler(self.run_id), Reachability()
         with RunProgress(todo.num_rows) as progress:
             for count in range(ROUNDS):

@@ -69,5 +69,6 @@ def load_weights(mma: str | None) -> MMAWeights:
             f"--mma {display(mma)} was made for crops of another geometry ({crop or 'not recorded'}) than this version "
             f"cuts ({geometry}); use the version that trained it"
         )
-    spec = {"sha256": loaded.weights_sha256, "trunk": loaded.config.trunk, **told}
+    pixels = {"mean": list(loaded.config.pixel_mean), "std": list(loaded.config.pixel_std)}
+    spec = {"sha256": loaded.weights_sha256, "trunk": loaded.config.trunk, "pixels": pixels, **told}
     return MMAWeights(data=data, descriptors=loaded.config.descriptors, crop=crop, spec=spec)

@@ -17,12 +17,13 @@ import os
 from pathlib import Path
 
 KINDS = ("segfault", "segfault_late", "sleep", "memory", "kill_parent")
-"""What a video can do: crash the process on opening, or after 40 frames; sleep for ever holding the GIL; take memory
-without end; kill the process that reads its frames, after five of them, the first time it is decoded."""
+"""What a video can do: crash the process on opening, or after some frames; sleep for ever holding the GIL; take memory
+without end; kill the process that reads its frames, after some of them, the first time it is decoded. "After some" is
+five, or as many as the kind says: "segfault_late:250"."""
 
 EVERY_VIDEO = "*"
 
-_SITECUSTOMIZE = '''
+_SITECUSTOMIZE = """
 import json, os, re, sys, time
 
 if "mma.video.child" in sys.orig_argv:
@@ -44,6 +45,11 @@ if "mma.video.child" in sys.orig_argv:
         while True:
             held.append(bytearray(32 << 20))
 
+    def late(kind):
+        # (name, frame at which it happens) of the kinds that wait
+        name, _, frame = (kind or "").partition(":")
+        return (name, int(frame or 5)) if name in ("segfault_late", "kill_parent") else (None, 0)
+
     def open_video(path, **options):
         name = os.path.basename(path)
         if log:
@@ -59,15 +65,16 @@ if "mma.video.child" in sys.orig_argv:
         if kind == "memory":
             hoard()
         reader = honest(path, **options)
-        if kind in ("segfault_late", "kill_parent"):
+        waits, at = late(kind)
+        if waits:
             frames = reader.frames
             mark = os.path.join(os.path.dirname(__file__), stem + ".killed")
 
             def few(indices):
                 for count, frame in enumerate(frames(indices)):
-                    if count == 5 and kind == "segfault_late":
+                    if count == at and waits == "segfault_late":
                         crash()
-                    if count == 5 and kind == "kill_parent" and not os.path.exists(mark):
+                    if count == at and waits == "kill_parent" and not os.path.exists(mark):
                         open(mark, "w").close()
                         time.sleep(2)  # what was read before is on its way
                         os.kill(os.getppid(), 9)
@@ -77,7 +84,7 @@ if "mma.video.child" in sys.orig_argv:
         return reader
 
     readers.open_video = open_video
-'''
+"""
 
 
 def fault_environment(folder: Path, faults: dict[str, str]) -> dict[str, str]:
@@ -87,13 +94,15 @@ def fault_environment(folder: Path, faults: dict[str, str]) -> dict[str, str]:
     `opened_log(folder)`, a line each, in every child.
     """
     chosen = {stem: kind for stem, kind in faults.items() if stem != EVERY_VIDEO}
-    unknown = set(chosen.values()) - set(KINDS)
+    unknown = {kind.partition(":")[0] for kind in chosen.values()} - set(KINDS)
     if unknown or faults.get(EVERY_VIDEO, "count") != "count":
         raise ValueError(f"unknown faults {sorted(unknown)}: choose of {KINDS}, or 'count' for '*'")
     log = str(opened_log(folder)) if EVERY_VIDEO in faults else ""
     place = folder / "faulty-python"
     place.mkdir(parents=True, exist_ok=True)
-    (place / "sitecustomize.py").write_text(_SITECUSTOMIZE.replace("FAULTS", repr(json.dumps(chosen))).replace("LOG", repr(log)))
+    (place / "sitecustomize.py").write_text(
+        _SITECUSTOMIZE.replace("FAULTS", repr(json.dumps(chosen))).replace("LOG", repr(log))
+    )
     root = str(Path(__file__).parent.parent)  # sitecustomize runs before the child's own path is complete
     path = [str(place), root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {"PYTHONPATH": os.pathsep.join(part for part in path if part)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
 
 from mma.drawing import canvas
@@ -119,27 +118,20 @@ def _draw_inside(
     middle, half = float((ui[0, 0] + ui[-1, 0]) / 2), float((ui[-1, 0] - ui[0, 0]) / 2)
     across = (x_px - np.float32(middle)) / np.float32(half)
     tongue = np.clip((height_px - (floor_px - 0.07 * unit * (1 - across**2)[None])) / (0.02 * unit), 0, 1)
-    paint(
-        colour,
-        np.clip(tongue, 0, 1) * 0.75 * float(np.clip((gap - 0.07) / 0.05, 0, 1)),
-        np.array([150.0, 72.0, 74.0], np.float32),
-    )
+    tongue = tongue * np.float32(0.75 * np.clip((gap - 0.07) / 0.05, 0, 1))
+    paint(colour, tongue, np.array([150.0, 72.0, 74.0], np.float32))
     # The upper teeth hang where they are: the lip, raised by AU10, AU12 and AU25, uncovers them.
     shown = 0.018 + 0.055 * max(v["AU12"], v["AU10"], 0.55 * v["AU20"], 0.45 * v["AU25"])
     arch = np.clip(1 - np.abs(across) ** 3.5, 0, 1)[None]
-    teeth = (
-        np.clip((roof + shown * unit * (0.45 + 0.55 * arch) - height_px) / 1.2, 0, 1)
-        * np.clip((0.93 - np.abs(across)) * 8, 0, 1)[None]
-    )
+    reach = np.clip((0.93 - np.abs(across)) * 8, 0, 1)[None]
+    teeth = np.clip((roof + shown * unit * (0.45 + 0.55 * arch) - height_px) / 1.2, 0, 1) * reach
     enamel = np.array([226.0, 217.0, 202.0], np.float32) * (0.62 + 0.38 * arch[..., None])
     gaps = 1 - 0.13 * np.exp(-(((across * half / unit / 0.085 + 0.5) % 1.0 - 0.5) ** 2) / 0.006)
     dim = np.clip(0.72 + (height_px - roof) / (0.06 * unit), 0.72, 1)
     paint(colour, teeth, enamel * (gaps[None] * dim)[..., None])
     low = 0.03 * v["AU20"] + 0.02 * v["AU26"] * v["AU12"]
     if low > 0.008:
-        row = (
-            np.clip((height_px - floor_px + low * unit) / 1.2, 0, 1) * np.clip((0.75 - np.abs(across)) * 8, 0, 1)[None]
-        )
+        reach = np.clip((0.75 - np.abs(across)) * 8, 0, 1)[None]
+        row = np.clip((height_px - floor_px + low * unit) / 1.2, 0, 1) * reach
         paint(colour, row, enamel * 0.82)
-    colour = cv2.GaussianBlur(colour, (3, 3), 0.6)  # type: ignore[assignment]
-    paint(picture, inside, colour)
+    paint(picture, inside, canvas.blurred(colour, 0.6))

@@ -135,10 +135,9 @@ def _shading(
     slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125)
     slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125)
     lx, ly, lz = np.asarray(light, np.float32)
-    # Folds under even light show by what they keep in the shade, under side light by their slopes.
-    relief = -(slope_x * lx + slope_y * ly) * np.float32(1 - 0.6 * scene.ambient) + np.float32(0.10) * np.minimum(
-        height, 0
-    )
+    # Under even light folds show by the light that their bottoms miss, under side light by their slopes.
+    missed = np.float32(0.07) * np.minimum(height, 0)
+    relief = missed - (slope_x * lx + slope_y * ly) * np.float32(1 - 0.6 * scene.ambient)
     relief = canvas.resized(relief, canvas.WIDTH_PX, canvas.HEIGHT_PX)
     nx, ny, nz = layers.normals
     facing = nx * lx + ny * ly + nz * lz

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mma.descriptors import MMA26
+
 HAIR_STYLES = ("bald", "short", "fringe", "long", "curly", "bun", "scarf")
 BEARDS = ("none", "stubble", "moustache", "full")
 GLASSES = ("none", "round", "square")
@@ -35,6 +37,12 @@ _HAIR = {
     "brown": (92, 62, 42),
     "red": (142, 78, 42),
     "blond": (190, 150, 96),
+}
+
+_LIPSTICKS = np.array([[168, 36, 48], [120, 28, 46], [206, 96, 108], [196, 120, 110], [150, 60, 80]], float)
+_STYLES = {
+    "masculine": ("bald", "short", "short", "short", "curly"),
+    "feminine": ("fringe", "long", "long", "curly", "bun", "scarf", "short"),
 }
 
 
@@ -103,7 +111,7 @@ class Identity:
     asymmetry: tuple[float, float, float]
     """Left-right differences at rest: brow height, mouth-corner height, lid opening."""
     folds: tuple[float, ...]
-    """Depth of each action unit's skin folds at rest, as a share of the full one, in the order of `motion.AUS`."""
+    """Depth of each action unit's folds at rest, as a share of the full one, in the order of `MMA26.action_units`."""
     fold_gain: float
     """Factor on the folds that action units make."""
     hair_style: str
@@ -140,11 +148,16 @@ def _normal(rng: np.random.Generator, mean: float, sd: float, widest: float = 2.
     return float(mean + sd * np.clip(rng.standard_normal(), -widest, widest))
 
 
-def sample_identity(rng: np.random.Generator) -> Identity:
-    """One subject, drawn at random over the full range of tones, ages, hair, glasses, beards and make-up."""
-    from mma.drawing.motion import AUS
+def sample_identity(rng: np.random.Generator, *, skin_tone: float | None = None) -> Identity:
+    """One subject, drawn at random over the full range of tones, ages, hair, glasses, beards and make-up.
 
+    `skin_tone`, 0 lightest to 1 darkest, fixes the tone. ValueError: it lies outside.
+    """
     tone, age, masculine = float(rng.uniform()), float(rng.beta(1.3, 1.8)), bool(rng.uniform() < 0.5)
+    if skin_tone is not None:
+        if not 0 <= skin_tone <= 1:
+            raise ValueError(f"skin_tone is {skin_tone}: give a value from 0 (lightest) to 1 (darkest)")
+        tone = float(skin_tone)
     skin = np.array([np.interp(tone, np.linspace(0, 1, len(_SKIN_RAMP)), channel) for channel in _SKIN_RAMP.T])
     skin = skin * (1 + np.array([0.0, 0.02, 0.05]) * rng.standard_normal()) * rng.uniform(0.95, 1.04)
     hues = ("black", "dark") if tone > 0.55 else tuple(_HAIR)
@@ -153,16 +166,10 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     natural = natural * (1 - grey) + np.array([168.0, 166.0, 164.0]) * grey
     make_up = 0.0 if masculine else float(rng.uniform() * (rng.uniform() < 0.65))
     lips = skin * np.array([0.90, 0.70, 0.70]) + np.array([6.0, 0.0, 4.0])
+    lips = lips * rng.uniform(0.8, 1.12) + np.array([8.0, 0.0, 0.0]) * rng.standard_normal()
     if make_up > 0.4:
-        stick = np.array([[168, 36, 48], [120, 28, 46], [206, 96, 108], [196, 120, 110], [150, 60, 80]], float)[
-            rng.integers(5)
-        ]
-        lips = lips * 0.35 + stick * 0.65 * (1 - 0.35 * tone)
-    styles = (
-        ("bald", "short", "short", "short", "curly")
-        if masculine
-        else ("fringe", "long", "long", "curly", "bun", "scarf", "short")
-    )
+        lips = lips * 0.35 + _LIPSTICKS[rng.integers(len(_LIPSTICKS))] * 0.65 * (1 - 0.35 * tone)
+    styles = _STYLES["masculine" if masculine else "feminine"]
     style = styles[rng.integers(len(styles))]
     beard = str(rng.choice(BEARDS, p=(0.45, 0.25, 0.12, 0.18))) if masculine else "none"
     eyes = [(62, 40, 26), (84, 58, 36), (110, 92, 52), (86, 112, 132), (92, 118, 90)]
@@ -181,25 +188,25 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         jaw_width=_normal(rng, 1.05 if masculine else 0.95, 0.06),
         chin_y=_normal(rng, 1.90 if masculine else 1.80, 0.08),
         nose_width=_normal(rng, 0.95 + 0.25 * tone, 0.10),
-        nose_y=_normal(rng, 0.61, 0.035),
+        nose_y=_normal(rng, 0.61, 0.042),
         nose_height=_normal(rng, 1.0, 0.15),
-        mouth_y=_normal(rng, 1.14, 0.045),
+        mouth_y=_normal(rng, 1.14, 0.055),
         mouth_half_width=_normal(rng, 0.41, 0.035),
         corner_drop=_normal(rng, -0.004, 0.050),
         upper_lip=_normal(rng, 0.094 + 0.02 * tone, 0.024, 2.0),
-        lower_lip=_normal(rng, 0.130 + 0.02 * tone, 0.028, 2.0),
+        lower_lip=_normal(rng, 0.130 + 0.02 * tone, 0.031, 2.0),
         cupid=float(rng.uniform(0.1, 0.45)),
         lid_opening=_normal(rng, 0.150, 0.026),
         eye_half_width=_normal(rng, 0.232, 0.014),
         eye_tilt=_normal(rng, 0.018, 0.024),
         lid_crease=float(rng.uniform(0.015, 0.075)),
-        brow_y=_normal(rng, -0.335, 0.038),
+        brow_y=_normal(rng, -0.335, 0.042),
         brow_tilt=_normal(rng, 0.0, 0.045),
         brow_arch=float(rng.uniform(0.02, 0.09)),
         brow_thickness=_normal(rng, 0.095 if masculine else 0.075, 0.018),
         brow_density=float(rng.uniform(0.45, 0.95)),
         asymmetry=(_normal(rng, 0, 0.012), _normal(rng, 0, 0.014), _normal(rng, 0, 0.004)),
-        folds=tuple(np.clip(rng.normal(0.04 + 0.34 * age, 0.16, len(AUS)), 0, 0.8).tolist()),
+        folds=tuple(np.clip(rng.normal(0.06 + 0.36 * age, 0.24, len(MMA26.action_units)), 0, 0.8).tolist()),
         fold_gain=float(0.75 + 0.4 * age + rng.uniform(-0.15, 0.15)),
         hair_style=style,
         hairline_y=_normal(rng, -1.02 - (0.12 * age if masculine else 0.0), 0.06),

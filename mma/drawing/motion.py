@@ -239,9 +239,9 @@ def _mouth_curves(identity: Identity, v: Mapping[str, float]) -> tuple[Points, P
     lower_inner = np.maximum(upper_inner + gap * (1 - np.abs(t) ** 2.6), upper_inner)
 
     bow = 1 - identity.cupid * np.exp(-((t / 0.13) ** 2))
-    thin = (1 - 0.30 * smile) * (1 - 0.20 * stretch) * (1 - 0.38 * tight) * (1 - 0.58 * press) * (1 - 0.12 * v["AU25"])
+    thin = (1 - 0.30 * smile) * (1 - 0.20 * stretch) * (1 - 0.38 * tight) * (1 - 0.52 * press) * (1 - 0.12 * v["AU25"])
     upper = identity.upper_lip * thin * np.clip(1 - np.abs(t) ** 1.7, 0, 1) * bow
-    full = (1 - 0.18 * smile) * (1 - 0.22 * stretch) * (1 - 0.38 * tight) * (1 - 0.58 * press) * (1 + 0.16 * chin)
+    full = (1 - 0.18 * smile) * (1 - 0.22 * stretch) * (1 - 0.38 * tight) * (1 - 0.52 * press) * (1 + 0.16 * chin)
     lower = identity.lower_lip * full * np.clip(1 - np.abs(t) ** 2.2, 0, 1) ** 0.85
     return (
         np.stack([x, upper_inner - upper - 0.65 * lifted], 1),

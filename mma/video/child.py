@@ -33,9 +33,9 @@ def guard(parent_pid: int, memory_bytes: int) -> None:
     """Die with the parent, hold to the memory limit, dump no core."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the line above took hold
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))  # macOS has no such limit
+    if os.getppid() != parent_pid:  # it died before the first line took hold
         os._exit(0)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -150,6 +150,7 @@ def serve(channel: int) -> None:
         fields = request["options"]
         options = DecodeOptions(**{**fields, "faces": FaceOptions(**fields["faces"])})
         outbox = Outbox(channel)
+        outbox.message({"kind": "taken"})
         try:
             decode(request["path"], options, outbox)
         except VideoError as error:

@@ -36,14 +36,14 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps is {self.fps}: must be above 0 and at most 1000, or left out for all frames")
+            raise ValueError(f"--fps {self.fps}: must be above 0 and at most 1000, or left out for all frames")
         if self.chunk_frames < 1:
-            raise ValueError(f"chunk_frames is {self.chunk_frames}: must be 1 or more")
+            raise ValueError(f"--chunk-frames {self.chunk_frames}: must be 1 or more")
         if self.decoder not in DECODERS:
-            raise ValueError(f"decoder is {self.decoder!r}: must be one of {', '.join(DECODERS)}")
+            raise ValueError(f"--decoder {self.decoder}: must be one of {', '.join(DECODERS)}")
         if self.memory_bytes < 768 << 20:
-            raise ValueError(f"memory_bytes is {self.memory_bytes}: the decoders alone map 600 MiB; give 2 GiB or so")
+            raise ValueError(f"--decode-memory {self.memory_bytes}: the decoders alone map 600 MiB; give 2 GiB or so")
         if not self.timeout_s > 0:
-            raise ValueError(f"timeout_s is {self.timeout_s}: must be above 0")
+            raise ValueError(f"--decode-timeout-s {self.timeout_s}: must be above 0")
         if self.videos_per_child < 1:
-            raise ValueError(f"videos_per_child is {self.videos_per_child}: must be 1 or more")
+            raise ValueError(f"--videos-per-child {self.videos_per_child}: must be 1 or more")

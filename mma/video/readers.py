@@ -161,10 +161,8 @@ class VideoReader:
                 order = np.sort(self._index.frame_of_packet[first:end])
                 places = np.searchsorted(order, here)
                 pictures = decord_group.decode_group(
-                    held, stream, places.tolist(), carrier=self._carrier, on_decoded=self._on_decoded
+                    held, stream, places.tolist(), self._stored_px, carrier=self._carrier, on_decoded=self._on_decoded
                 )
-                if pictures[0].shape[1::-1] != self._stored_px:
-                    raise decord_group.RefusedError("decord turned or scaled the picture")
                 yield ((int(frame), self._upright(picture)) for frame, picture in zip(here, pictures))
 
     def _by_pyav(self, wanted: NDArray[np.int64]) -> Iterator[Frame]:

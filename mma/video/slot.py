@@ -71,17 +71,13 @@ class DecodeSlot:
         its end costs the child.
         """
         local = os.path.abspath(os.fspath(path))
-        child = self._ready_child()
+        options = asdict(self.options)
+        if options["faces"]["detector_weights"]:  # the child works in another folder
+            options["faces"]["detector_weights"] = os.path.abspath(options["faces"]["detector_weights"])
+        child = self._child_with_request(json.dumps({"path": local, "options": options}))
         builder = ChunkBuilder(self.options.chunk_frames)
         finished = False
         try:
-            request = json.dumps({"path": local, "options": asdict(self.options)})
-            assert child.stdin is not None
-            try:
-                child.stdin.write(request.encode() + b"\n")
-                child.stdin.flush()
-            except BrokenPipeError:
-                raise self._why_ended(child, builder) from None
             while not finished:
                 try:
                     header, payload = self._next_message(child, self.options.timeout_s)
@@ -129,12 +125,22 @@ class DecodeSlot:
 
     # --- the child ---
 
-    def _ready_child(self) -> subprocess.Popen[bytes]:
-        if self._child is not None and self._child.poll() is not None:
-            self._end_child(kill=True)
-        if self._child is None:
-            self._child = self._start_child()
-        return self._child
+    def _child_with_request(self, request: str) -> subprocess.Popen[bytes]:
+        """A child that has taken the request. One that died since its last video is replaced, once."""
+        for fresh in (self._child is None, True):
+            if self._child is None:
+                self._child = self._start_child()
+            assert self._child.stdin is not None
+            try:
+                self._child.stdin.write(request.encode() + b"\n")
+                self._child.stdin.flush()
+                self._next_message(self._child, START_S)
+                return self._child
+            except (BrokenPipeError, _EndedError, _SilentError) as error:
+                self._end_child(kill=True)
+                if fresh:
+                    raise VideoError("child", "ChildLost", "the decoding child ended before it took a video") from error
+        raise AssertionError("unreachable: the second child is fresh")
 
     def _start_child(self) -> subprocess.Popen[bytes]:
         # The folder that holds the package, so that the child finds the same code from wherever it is started.

@@ -3,6 +3,7 @@
 Each message is `<u4 header bytes> <u4 payload bytes> header payload`. Kinds, by the header's "kind":
 
     ready   the child has imported its decoders and waits for a request
+    taken   the child has read the request: from here on what happens is the video's doing
     open    a video is open: "info" (VideoInfo's fields) and "decoder"
     frames  a few frames: the payload is "count" rows of `ROW`, then the crops of those with a face
     tick    frames are being decoded, none is due yet; "frame" is the last one handed to the follower

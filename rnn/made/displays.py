@@ -57,51 +57,51 @@ REACTION_DISPLAYS: dict[str, tuple[Display, Display]] = {
     ),
     "Anxiety": (
         Display(
-            action_units={"AU01": 0.8, "AU04": 0.85, "AU20": 0.8}, optional={"AU15": 0.6, "AU25": 0.7},
+            action_units={"AU01": 0.9, "AU04": 0.95, "AU20": 0.9}, optional={"AU15": 0.7, "AU25": 0.8},
             expression="fear", valence=-0.5, arousal=0.45,
         ),
         Display(
-            action_units={"AU14": 0.85, "AU24": 0.9}, optional={"AU23": 0.8, "AU17": 0.7, "AU04": 0.7},
+            action_units={"AU14": 0.95, "AU24": 1.0}, optional={"AU23": 0.9, "AU17": 0.8, "AU04": 0.8},
             expression="anger", valence=-0.35, arousal=0.25, blinks_per_s=1.5,
         ),
     ),
     "Disgust": (
         Display(
-            action_units={"AU09": 0.95, "AU10": 0.85, "AU17": 0.8}, optional={"AU04": 0.8, "AU07": 0.6},
+            action_units={"AU09": 1.0, "AU10": 0.95, "AU17": 0.9}, optional={"AU04": 0.9, "AU07": 0.7},
             expression="disgust", valence=-0.7, arousal=0.3,
         ),
         Display(
-            action_units={"AU04": 0.9, "AU07": 0.85, "AU10": 0.85}, optional={"AU24": 0.7, "AU23": 0.7, "AU17": 0.6},
+            action_units={"AU04": 1.0, "AU07": 0.95, "AU10": 0.95}, optional={"AU24": 0.8, "AU23": 0.8, "AU17": 0.7},
             expression="anger", valence=-0.6, arousal=0.35,
         ),
     ),
     "Empathic-Pain": (
         Display(
-            action_units={"AU01": 0.85, "AU04": 0.85, "AU15": 0.9, "AU17": 0.8}, optional={"AU06": 0.6, "AU14": 0.6},
+            action_units={"AU01": 0.95, "AU04": 0.95, "AU15": 1.0, "AU17": 0.9}, optional={"AU06": 0.7, "AU14": 0.7},
             expression="sadness", valence=-0.6, arousal=-0.15,
         ),
         Display(
-            action_units={"AU04": 0.95, "AU06": 0.8, "AU07": 0.85, "AU20": 0.8, "AU25": 0.85},
-            optional={"AU10": 0.7, "AU15": 0.6}, expression="fear", valence=-0.6, arousal=0.45,
+            action_units={"AU04": 1.0, "AU06": 0.9, "AU07": 0.95, "AU20": 0.9, "AU25": 0.95},
+            optional={"AU10": 0.8, "AU15": 0.7}, expression="fear", valence=-0.6, arousal=0.45,
         ),
     ),
     "Fear": (
         Display(
-            action_units={"AU01": 0.9, "AU02": 0.8, "AU04": 0.85, "AU05": 0.95, "AU20": 0.85, "AU25": 0.9},
-            optional={"AU26": 0.7}, expression="fear", valence=-0.65, arousal=0.8,
+            action_units={"AU01": 1.0, "AU02": 0.9, "AU04": 0.95, "AU05": 1.0, "AU20": 0.95, "AU25": 1.0},
+            optional={"AU26": 0.8}, expression="fear", valence=-0.65, arousal=0.8,
         ),
         Display(
-            action_units={"AU04": 0.85, "AU05": 0.9, "AU26": 0.9}, optional={"AU25": 0.9, "AU01": 0.7},
+            action_units={"AU04": 0.95, "AU05": 1.0, "AU26": 1.0}, optional={"AU25": 1.0, "AU01": 0.8},
             expression="surprise", valence=-0.3, arousal=0.7,
         ),
     ),
     "Surprise": (
         Display(
-            action_units={"AU01": 0.95, "AU02": 0.95, "AU05": 0.85, "AU26": 0.9}, optional={"AU25": 0.9},
+            action_units={"AU01": 1.0, "AU02": 1.0, "AU05": 0.95, "AU26": 1.0}, optional={"AU25": 1.0},
             expression="surprise", valence=0.1, arousal=0.75, pitch_deg=-4.0,
         ),
         Display(
-            action_units={"AU02": 0.85, "AU25": 0.9, "AU26": 0.85}, optional={"AU01": 0.8},
+            action_units={"AU02": 0.95, "AU25": 1.0, "AU26": 0.95}, optional={"AU01": 0.9},
             expression="surprise", valence=0.15, arousal=0.5,
         ),
     ),

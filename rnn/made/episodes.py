@@ -64,14 +64,15 @@ class Idle:
     """(K, 5) looks elsewhere: start and end in s, yaw in deg, gaze x and gaze y."""
 
 
-def _place(rng: np.random.Generator, clip: Clip, count: int) -> np.ndarray:
-    """Starts of `count` apexes, inside the clip: anywhere, or at the stimulus's events plus the subject's latency."""
+def _apexes(rng: np.random.Generator, clip: Clip, reactions: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Starts of the apexes of displays of these reactions (E,) int, inside the clip: anywhere, or at the stimulus's
+    cue plus the subject's latency; where one is shown `again`, bool (E,), at any of the cues."""
+    count = len(reactions)
     edge = min(_EDGE_S, clip.seconds / 4)
-    if clip.clock_s:
-        events = np.resize(rng.permutation(clip.clock_s), count)
-        apexes = events + clip.subject.latency_s + rng.normal(0.0, 0.1, count)
-    else:
-        apexes = rng.uniform(0.0, clip.seconds, count)
+    apexes = rng.uniform(0.0, clip.seconds, count)
+    if clip.cues_s:
+        cue = np.where(again, rng.integers(len(clip.cues_s), size=count), reactions)
+        apexes = np.array(clip.cues_s)[cue] + clip.subject.latency_s + rng.normal(0.0, 0.1, count)
     return apexes.clip(edge, clip.seconds - edge)
 
 
@@ -81,6 +82,7 @@ def draw_episodes(clip: Clip) -> Episodes:
     seconds = clip.seconds
     displays: list[int] = []
     peaks: list[float] = []
+    repeats: list[bool] = []
     for reaction, peak in enumerate(clip.shown):
         times = 1 + int(rng.random() < _AGAIN_SHARE)
         variants = rng.integers(2, size=2)
@@ -88,7 +90,8 @@ def draw_episodes(clip: Clip) -> Episodes:
         if peak > 0:
             displays += [2 * reaction + int(variants[i]) for i in range(times)]
             peaks += [peak, again][:times]
-    apex_start = list(_place(rng, clip, len(displays)))
+            repeats += [False, True][:times]
+    apex_start = list(_apexes(rng, clip, np.array(displays, dtype=int) // 2, np.array(repeats, dtype=bool)))
     speech = _speech(clip)
     for display, how_often, span in (
         (POLITE_SMILE, int(rng.random() < _POLITE_SHARE), (0.0, seconds)),

@@ -12,6 +12,7 @@ import numpy as np
 from rnn.made.felt import sample_felt, sample_shown, self_report
 from rnn.made.options import CorpusOptions
 from rnn.made.subjects import Subject, sample_subject
+from rnn.reactions import REACTIONS
 
 SPLITS = ("Train", "Val", "Test")
 _SHARES = (0.63, 0.185, 0.185)
@@ -42,8 +43,8 @@ class Clip:
     """Peaks of the displays in [0, 1], in the same order; 0 where nothing is felt or it is hidden."""
     labels: tuple[float, ...]
     """Self-reported intensities in [0, 1] with a largest of 1, in the same order."""
-    clock_s: tuple[float, ...]
-    """Times of the stimulus's events inside the clip; empty under free timing."""
+    cues_s: tuple[float, ...]
+    """When the stimulus calls for each reaction, in the same order, inside the clip; empty under free timing."""
     label_noise: float
     """Scale of the annotators' noise in the frame labels."""
 
@@ -90,7 +91,7 @@ def plan_corpus(options: CorpusOptions) -> list[Clip]:
     shown = sample_shown(rng, felt, np.array([person.expressivity for person in people]))
     frames = np.maximum(np.rint(rng.uniform(*options.seconds, size) * options.fps), 1).astype(int)
     seeds = rng.integers(2**31, size=size)
-    clocks = _stimulus_clocks(options)
+    cues_s = _stimulus_cues(options)
     stimulus = rng.integers(options.stimuli, size=size)
     labels = self_report(
         # A generator of its own: redrawn rows, more of them under a planted gap, must not shift the other draws.
@@ -111,22 +112,27 @@ def plan_corpus(options: CorpusOptions) -> list[Clip]:
             felt=tuple(map(float, felt[i])),
             shown=tuple(map(float, shown[i])),
             labels=tuple(map(float, labels[i])),
-            clock_s=_events_inside(clocks[stimulus[i]], frames[i] / options.fps) if options.timing == "locked" else (),
+            cues_s=_inside(cues_s[stimulus[i]], frames[i] / options.fps) if options.timing == "locked" else (),
             label_noise=options.label_noise,
         )
         for i in range(size)
     ]
 
 
-def _stimulus_clocks(options: CorpusOptions) -> np.ndarray:
-    """Event times of each stimulus in seconds, float64 (stimuli, 3); the first lies inside the shortest clip."""
+def _stimulus_cues(options: CorpusOptions) -> np.ndarray:
+    """When each stimulus calls for each reaction, seconds, float64 (stimuli, 7): at one of its three events.
+
+    The first event lies inside the shortest clip.
+    """
     rng = np.random.default_rng([options.seed, 3])
     shortest, longest = options.seconds
     first = rng.uniform(0.1, 0.6, options.stimuli) * shortest
     later = first[:, None] + np.cumsum(rng.uniform(0.2, 0.35, (options.stimuli, 2)), axis=1) * longest
-    return np.column_stack([first, later])
+    events_s = np.column_stack([first, later])
+    event = rng.permuted(np.tile(np.arange(len(REACTIONS)) % 3, (options.stimuli, 1)), axis=1)
+    return np.take_along_axis(events_s, event, axis=1)
 
 
-def _events_inside(clock_s: np.ndarray, seconds: float) -> tuple[float, ...]:
-    """The events that leave time for an apex; the first always."""
-    return tuple(float(event) for number, event in enumerate(clock_s) if number == 0 or event < seconds - 0.8)
+def _inside(cues_s: np.ndarray, seconds: float) -> tuple[float, ...]:
+    """The cues, those too late for an apex in this clip moved to the first event."""
+    return tuple(float(cue) for cue in np.where(cues_s < seconds - 0.8, cues_s, cues_s.min()))

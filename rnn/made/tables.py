@@ -35,8 +35,8 @@ def frame_table(clip: Clip, timeline: Timeline) -> pa.Table:
     """
     times_s, truth = timeline.times_s, timeline.truth
     frame = np.rint(times_s * clip.fps).astype(np.int32)
-    late = play(clip, times_s - _LAG_S * clip.label_noise).truth
-    before, after = play(clip, times_s - 0.05).truth, play(clip, times_s + 0.05).truth
+    around = np.concatenate([times_s - _LAG_S * clip.label_noise, times_s - 0.05, times_s + 0.05])
+    others = {name: np.split(values, 3) for name, values in play(clip, around).truth.items()}
     # One row of draws a frame of the clip, so that the labels of some frames agree with those of all.
     drawn = np.random.default_rng([clip.seed, 2]).random((max(clip.num_frames, int(frame.max(initial=0)) + 1), 18))
     flips = drawn[frame] < _FLIP_SHARE * clip.label_noise
@@ -47,14 +47,14 @@ def frame_table(clip: Clip, timeline: Timeline) -> pa.Table:
         "time_s": pa.array(times_s),
         "subject": pa.array([clip.subject.subject] * len(frame), pa.string()),
         "split": pa.array([clip.split] * len(frame), pa.string()),
-        "valence": pa.array(late["true_valence"]),
-        "arousal": pa.array(late["true_arousal"]),
+        "valence": pa.array(others["true_valence"][0]),
+        "arousal": pa.array(others["true_arousal"][0]),
     }
     moving = np.zeros(len(frame), dtype=bool)
     occurrences = {}
     for i, au in enumerate(MMA26.action_units):
-        intensity, change = truth[f"true_{au}"], np.abs(after[f"true_{au}"] - before[f"true_{au}"]) / 0.1
-        au_moves = change > _MOVES_FROM_PER_S
+        intensity, (_, before, after) = truth[f"true_{au}"], others[f"true_{au}"]
+        au_moves = np.abs(after - before) / 0.1 > _MOVES_FROM_PER_S
         moving |= au_moves
         occurs = (intensity >= OCCURS_FROM) ^ (flips[:, i] & au_moves)
         unknown = (intensity >= UNKNOWN_BAND[0]) & (intensity < UNKNOWN_BAND[1])

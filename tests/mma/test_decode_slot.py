@@ -47,7 +47,11 @@ def copy_of(clip, name):
 def test_chunks_hold_every_frame_once_in_order(clip):
     with DecodeSlot(options(chunk_frames=20)) as slot:
         chunks = list(slot.chunks(clip))
-    assert [(c.chunk_index, c.is_last, len(c.frame_index)) for c in chunks] == [(0, False, 20), (1, False, 20), (2, True, 10)]
+    assert [(c.chunk_index, c.is_last, len(c.frame_index)) for c in chunks] == [
+        (0, False, 20),
+        (1, False, 20),
+        (2, True, 10),
+    ]
     assert np.concatenate([c.frame_index for c in chunks]).tolist() == list(range(50))
     np.testing.assert_allclose(np.concatenate([c.time_s for c in chunks]), np.arange(50) / 20)
     assert all(c.faces.shape == (len(c.frame_index), 112, 112, 3) for c in chunks)
@@ -117,15 +121,18 @@ def test_a_segfault_costs_one_video(clip, tmp_path, monkeypatch):
 
 
 def test_frames_before_a_crash_are_handed_out_first(clip, tmp_path, monkeypatch):
-    bad = copy_of(clip, "late.mp4")
+    bad = odd.write_clip(clip.with_name("late.mp4"), frames=300)
     chunks = []
-    with faulty_slot(monkeypatch, tmp_path, {"late": "segfault_late"}, chunk_frames=24) as slot:
+    with faulty_slot(monkeypatch, tmp_path, {"late": "segfault_late:250"}, chunk_frames=100) as slot:
+        stream = slot.chunks(bad)
         with pytest.raises(VideoError) as caught:
-            for chunk in slot.chunks(bad):
-                chunks.append(chunk)  # extend() would keep nothing of a failing generator
-    assert [(len(c.frame_index), c.is_last) for c in chunks] == [(24, False), (8, False)]
+            chunks += iter(lambda: next(stream), None)
+    assert not any(chunk.is_last for chunk in chunks)
+    assert len(chunks[0].frame_index) == 100
+    frames = np.concatenate([chunk.frame_index for chunk in chunks])
+    assert frames.tolist() == list(range(len(frames)))
     assert caught.value.error_type == "DecoderCrashed"
-    assert "after frame 31" in caught.value.message
+    assert f"SIGSEGV, after frame {frames[-1]}" in caught.value.message
 
 
 def test_a_child_that_sleeps_holding_the_gil_is_killed_in_time(clip, tmp_path, monkeypatch):

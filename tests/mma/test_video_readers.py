@@ -172,7 +172,9 @@ def test_without_decord_auto_reads_by_pyav(tmp_path, monkeypatch):
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "decord" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "decord" else find(name, *rest)
+    )
     reader, frames = read(odd.write_clip(tmp_path / "a.mp4", frames=4), "auto")
     assert (reader.decoder, len(frames)) == ("pyav", 4)
 
@@ -181,3 +183,12 @@ def test_indices_out_of_order_are_refused(tmp_path):
     reader = open_video(odd.write_clip(tmp_path / "a.mp4", frames=4))
     with pytest.raises(ValueError, match="increase"):
         list(reader.frames([2, 1]))
+
+
+def test_a_truncated_matroska_file_is_noticed_too(tmp_path):
+    data = odd.write_clip(tmp_path / "a.mkv", frames=80).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: int(len(data) * 0.6)])
+    reader, frames = read(tmp_path / "cut.mkv", "auto")
+    assert 10 < len(frames) < 80
+    assert reader.damage is not None
+    assert "ends early" in reader.damage

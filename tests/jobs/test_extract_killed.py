@@ -1,0 +1,154 @@
+"""A run that is killed, however and whenever, loses nothing, doubles nothing and does nothing again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import faults
+import odd_videos
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from mma.video.damage import write_damaged
+
+GOOD, DAMAGED = 60, 12
+DRIVER_AND_WORKERS = ("-m jobs", "ray::", "default_worker.py")
+"""What their command lines say; a worker that has just been started has no name of Ray's yet."""
+
+
+class Runs:
+    """`extract` as a process of its own, started again and again over the same corpus and store."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.store, self.corpus = folder, folder / "store", folder / "corpus"
+        self.corpus.mkdir()
+        self.good = [self.corpus / f"good{number:02d}.mp4" for number in range(GOOD)]
+        for path in self.good:
+            odd_videos.write_clip(path, frames=40, size_px=(320, 240))
+        self.damaged = write_damaged(self.corpus, self.good[:4], DAMAGED, seed=1)
+        self.scratch = folder / "scratch"
+
+    def start(self) -> tuple[subprocess.Popen, str]:
+        """The process, and the mark that it and all it starts carry in their environment."""
+        mark = uuid.uuid4().hex
+        environment = {
+            **os.environ,
+            **faults.fault_environment(self.folder, {"*": "count"}),
+            "MMA_MRNNET_SCRATCH": str(self.scratch),
+            "MMA_TEST_RUN": mark,
+        }
+        command = [
+            sys.executable, "-m", "jobs", "extract", "--videos", str(self.corpus / "*"), "--store", str(self.store),
+            "--mma", "random:0:tiny", "--num-cpus", "2", "--max-failed-fraction", "1",
+        ]  # fmt: skip
+        # A file and not a pipe for what it says: processes that outlive it would keep a pipe open.
+        with open(self.folder / f"{mark}.err", "w") as err:
+            return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err, text=True), mark
+
+    def told(self, mark: str) -> str:
+        return (self.folder / f"{mark}.err").read_text()
+
+    def wait_for_progress(self, process: subprocess.Popen, more: int, limit_s: float = 120) -> None:
+        """Until so many more videos were opened by a decoder."""
+        before, until = len(faults.opened_videos(self.folder)), time.monotonic() + limit_s
+        while len(faults.opened_videos(self.folder)) < before + more:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < until, "the run made no progress"
+            time.sleep(0.01)
+
+    def committed(self) -> Counter:
+        """Chunks by video id; every file of the store must be readable."""
+        rows: Counter = Counter()
+        for path in self.store.glob("*.parquet"):
+            rows.update(pq.read_table(path)["video_id"].to_pylist())
+        return rows
+
+    def opened(self) -> Counter:
+        return Counter(Path(name).stem for name in faults.opened_videos(self.folder))
+
+
+def processes_of(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MMA_TEST_RUN") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def kill_all(mark: str, chosen: tuple[str, ...]) -> None:
+    """SIGKILL to the run's processes of these kinds, all stopped first so that none sees the others go."""
+    doomed = [process for process in processes_of(mark) if any(kind in " ".join(process.cmdline()) for kind in chosen)]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in doomed:
+            process.send_signal(number)
+
+
+@pytest.mark.timeout(420)
+def test_killed_again_and_again_then_finished_every_video_stands_once(tmp_path):
+    runs = Runs(tmp_path)
+    draw = random.Random(7)
+    done_before: Counter = Counter()
+    done_opened: Counter = Counter()
+    last_scratch: list[Path] = []
+    ends = [
+        (signal.SIGKILL, DRIVER_AND_WORKERS),
+        (signal.SIGKILL, DRIVER_AND_WORKERS),
+        (signal.SIGKILL, (*DRIVER_AND_WORKERS, "raylet")),
+        (signal.SIGTERM, ()),
+        (signal.SIGINT, ()),
+    ]
+    for number, kinds in ends:
+        process, mark = runs.start()
+        runs.wait_for_progress(process, draw.randint(4, 14))
+        assert not [path for path in last_scratch if path.exists()], "scratch of a killed run outlived the next start"
+        time.sleep(draw.uniform(0, 1.5))
+        assert process.poll() is None, runs.told(mark)
+        if kinds:
+            kill_all(mark, kinds)
+            process.wait()
+            if "raylet" in kinds:
+                until = time.monotonic() + 5
+                while (left := processes_of(mark)) and time.monotonic() < until:
+                    time.sleep(0.05)
+                assert not left, f"left after 5 s: {[each.cmdline() for each in left]}"
+            last_scratch = [path for path in runs.scratch.rglob("*") if path.is_dir() and path.name[:1].isdigit()]
+        else:
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=60)
+            assert process.returncode == 128 + number, runs.told(mark)
+            assert json.loads(out)["job"] == "extract"
+        now = runs.committed()
+        assert all(now[video_id] == chunks for video_id, chunks in done_before.items())
+        opened = runs.opened()
+        again = {
+            video_id for video_id, times in opened.items() if video_id in done_before and times > done_opened[video_id]
+        }
+        assert not again, "videos whose rows were committed at a kill were decoded again"
+        done_before, done_opened = dict(now), opened
+    process, mark = runs.start()
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, runs.told(mark)
+    summary = json.loads(out)
+    assert summary["videos"] == sum(summary["store_videos"].values()) == GOOD + DAMAGED
+    rows = runs.committed()
+    assert set(rows.values()) == {1}
+    assert len(rows) == GOOD + DAMAGED
+    statuses = {row["video_id"]: row["status"] for row in pq.read_table(runs.store).to_pylist()}
+    assert {statuses[path.stem] for path in runs.good} <= {"ok", "no_face"}
+    for entry in runs.damaged:
+        status = statuses[Path(entry["name"]).stem]
+        # Test cards show no face; a file that can be read is `no_face` here.
+        assert status == ("no_face" if entry["expected"] == "ok" else entry["expected"]), entry
+    opened = runs.opened()
+    assert all(opened[video_id] == done_opened[video_id] for video_id in done_before)
