@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import ray
 
@@ -67,7 +68,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         return
     target = address or os.environ.get("RAY_ADDRESS") or LOCAL
     # Ray's workers would print into the progress display; what matters comes back as rows and counts.
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach the driver as exceptions
     if target == LOCAL:
         ray.init(address=LOCAL, num_cpus=num_cpus, **common)

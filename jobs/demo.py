@@ -38,7 +38,7 @@ def main() -> int:
     picture = out / "store.png"
     draw_store(store, picture)
     say(
-        f"\nThe feature store is {store}, one row a frame is in {out / 'frames.csv'}, and {picture} shows a clip of it.\n"
+        f"\nThe feature store is {store}, one row a frame is in {out / 'frames.csv'}, and {picture} shows a clip.\n"
         f"No MMA network has been trained yet: these descriptors come from random weights and mean nothing."
     )
     return 0

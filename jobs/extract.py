@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cluster.scratch import CAP_BYTES
 from jobs.outcome import Outcome
 
 
@@ -75,7 +76,7 @@ class Options:
     """auto: bfloat16 on GPUs, float32 on CPUs; part of the store's spec."""
     scratch: str | None = None
     """Node-local folder for remote videos in transit; default: MMA_MRNNET_SCRATCH or the temporary folder."""
-    scratch_bytes: int = 16 * 2**30
+    scratch_bytes: int = CAP_BYTES
     """Most bytes of remote videos on a node's disk at a time."""
 
     def __post_init__(self) -> None:

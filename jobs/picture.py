@@ -24,7 +24,7 @@ def draw_store(store: Path, out: Path, video_id: str | None = None) -> None:
     Args:
         store: the feature store's folder, local.
         out: the PNG file to write.
-        video_id: which video; None takes the first that has a face in every frame.
+        video_id: which video; None takes the longest that has a face in every frame.
 
     Raises:
         ValueError: no video of the store can be drawn.
@@ -57,12 +57,16 @@ def draw_store(store: Path, out: Path, video_id: str | None = None) -> None:
 
 
 def _pick(folder: Folder, video_id: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for rows in iterate_files(folder):
         for row in rows.to_pylist():
             wanted = row["video_id"] == video_id if video_id else all(row["face_found"])
-            if wanted and row["status"] == s.OK and row["chunk_index"] == 0 and Path(row["uri"]).is_file():
-                return row
-    raise ValueError(f"{folder.display} holds no readable local video with a face in every frame to draw")
+            drawable = row["status"] == s.OK and row["num_chunks"] == 1 and Path(row["uri"]).is_file()
+            if wanted and drawable and row["num_frames"] > found.get("num_frames", 0):
+                found = row
+    if not found:
+        raise ValueError(f"{folder.display} holds no readable local video with a face in every frame to draw")
+    return found
 
 
 def _timelines(figure: matplotlib.figure.Figure, grid: Any, row: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from cluster.capacity import Capacity
 from cluster.s3 import retry_count
-from cluster.scratch import Scratch
+from cluster.scratch import CAP_BYTES, Scratch
 from cluster.storage import stat
 from cluster.uri import StorageError, display
 from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
@@ -48,7 +48,7 @@ class Reading:
     detector_weights: bytes | None = None
     """The detector's file, laid into each worker's scratch."""
     scratch_root: str | None = None
-    scratch_bytes: int | None = None
+    scratch_bytes: int = CAP_BYTES
 
 
 def blocks_of(plan: pa.Table, decoders: int) -> list[pa.Table]:
@@ -80,7 +80,7 @@ def build(plan: pa.Table, reading: Reading, weights: bytes, extractor: dict[str,
         return (
             ray.data.from_arrow(blocks)
             .map_batches(
-                read_faces,
+                read_faces,  # type: ignore[arg-type]  # Ray's type knows no functions with keyword arguments
                 fn_kwargs={"reading": reading},
                 batch_size=None,
                 batch_format="pyarrow",

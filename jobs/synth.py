@@ -31,8 +31,6 @@ from mma.store.writer import StoreWriter, settle_spec
 from rnn import made
 
 CORPUS_FILE = "_corpus.json"
-EMPTY_SCENE_FRAMES = 24
-"""Length of the clip without a person that `--damaged` takes its face-less file from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +213,6 @@ def draw_clip(folder: Folder, clip: made.Clip) -> int:
 
 def _write_damaged(folder: Folder, clips: list[made.Clip], options: Options) -> list[dict[str, Any]]:
     """Files that a decoder has trouble with, in damaged/, and a table of what each is and should give."""
-    from mma.drawing import draw_empty_frame, sample_scene
-    from mma.drawing.clip import write_clip
     from mma.video.damage import write_damaged
 
     if options.no_video:
@@ -227,13 +223,8 @@ def _write_damaged(folder: Folder, clips: list[made.Clip], options: Options) -> 
             good.append(Path(local) / f"{clip.video_id}.mp4")
             above, _, last = clip_name(clip).rpartition("/")
             good[-1].write_bytes(folder.child(above).read(last))
-        empty = Path(local) / "empty_scene.mp4"
-        scene = sample_scene(np.random.default_rng([options.seed, 8]))
-        stills = (draw_empty_frame(scene, time_s=i / options.fps, seed=i) for i in range(EMPTY_SCENE_FRAMES))
-        write_clip(empty, stills, fps=options.fps)
         out = Path(local) / "damaged"
-        out.mkdir()
-        made_files = write_damaged(out, good, options.damaged, options.seed, faceless_clip=empty)
+        made_files = write_damaged(out, good, options.damaged, options.seed)
         for entry in made_files:
             folder.child("damaged").write(entry["name"], (out / entry["name"]).read_bytes())
     buffer = io.BytesIO()

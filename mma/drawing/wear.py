@@ -67,10 +67,10 @@ def draw_hair(identity: Identity, rng: np.random.Generator) -> tuple[F32, F32]:
     if style in ("long", "scarf"):
         # Curtains beside the cheeks.
         inner = 1.03 * identity.face_width - 0.05 * np.clip(y, 0, 2) + ragged
-        curtain = (
-            1
-            / (1 + np.exp(np.clip((inner - np.abs(x)) / 0.02, -30, 30)))
-            / (1 + np.exp(np.clip((-0.75 - y) / 0.06, -30, 30)))
+        beside = 1 / (1 + np.exp(np.clip((inner - np.abs(x)) / 0.02, -30, 30)))
+        # From the temples down, to where the hair behind takes over.
+        curtain = beside / (
+            1 + np.exp(np.clip((-0.75 - y) / 0.06, -30, 30)) + np.exp(np.clip((y - 1.7) / 0.08, -30, 30))
         )
         reach = outline(identity, grow)
         low = np.array([[1.02, -0.9], [1.17, -0.2], [1.28, 0.6], [1.36, 1.3], [1.26, 2.3]])

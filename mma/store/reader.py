@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -21,20 +21,14 @@ from mma.store.writer import FolderLike, parquet_bytes
 INDEX_COLUMNS = ["video_id", "chunk_index", "num_chunks", "status", "source_version", "uri"]
 
 
-class FileEntry(Protocol):
-    """A file as the folder lists it."""
-
-    name: str
-
-
 class ReadableFolder(FolderLike, Protocol):
     """What reading needs beyond writing."""
 
-    def list(self, prefix: str = "", suffix: str = "") -> list[Any]:
-        """The files of the folder, each with a `name`."""
-
-    def delete(self, names: list[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Remove files; missing ones are no error."""
+
+    def list(self, prefix: str = "", suffix: str = "") -> Sequence[Any]:
+        """The files of the folder, each with a `name`."""
 
 
 def store_files(folder: ReadableFolder) -> list[str]:

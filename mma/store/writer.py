@@ -26,12 +26,14 @@ TARGET_BYTES = 64 * 2**20
 class FolderLike(Protocol):
     """What the store needs of the place where it lies; `cluster.storage.Folder` is one."""
 
-    display: str
+    @property
+    def display(self) -> str:
+        """Where it lies, as it may be shown."""
 
     def read(self, name: str) -> bytes:
         """The whole content of a file."""
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> Any:
         """Write or replace a file, whole or not at all."""
 
     def exists(self, name: str) -> bool:
