@@ -1,0 +1,65 @@
+"""A job as a process of its own, with the memory of all its processes watched by role."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+
+ROLES = {"jobs": "driver", "read_faces": "decode worker", "MMAActor": "MMA actor", "mma.video.child": "decoder"}
+"""Roles by a word of the command line; Ray names a worker after what it runs."""
+
+PERIOD_S = 0.25
+
+
+def watched_job(folder: Path, *arguments: object, limit_s: float = 3000.0) -> tuple[dict, dict[str, float]]:
+    """Run a job to its end; its summary, and for each role the largest memory of one process, in MB.
+
+    Counted is what a process holds beyond files and shared memory (RssAnon): libraries count for whoever maps them
+    first, and the object store, which Ray's processes share, has its own bound.
+    """
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, "MMA_TEST_RUN": mark}
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{mark}.out", "w+") as out, open(folder / f"{mark}.err", "w+") as err:
+        command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=err)
+        peaks: dict[str, float] = defaultdict(float)
+        until = time.monotonic() + limit_s
+        while process.poll() is None:
+            assert time.monotonic() < until, (folder / f"{mark}.err").read_text()
+            for role, megabytes in _memory(process.pid):
+                peaks[role] = max(peaks[role], megabytes)
+            time.sleep(PERIOD_S)
+    told = (folder / f"{mark}.err").read_text()
+    assert process.returncode == 0, told
+    return json.loads((folder / f"{mark}.out").read_text()), dict(peaks)
+
+
+def _memory(driver: int) -> list[tuple[str, float]]:
+    found = []
+    try:
+        family = [psutil.Process(driver), *psutil.Process(driver).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return found
+    for process in family:
+        try:
+            words = " ".join(process.cmdline())
+            role = next((role for word, role in reversed(ROLES.items()) if word in words), None)
+            if role:
+                found.append((role, _anonymous_mb(process.pid)))
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+            continue
+    return found
+
+
+def _anonymous_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("RssAnon:")), 0.0)
