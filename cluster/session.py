@@ -17,17 +17,32 @@ from cluster.capacity import Node
 LOCAL = "local"
 
 
+class SessionError(Exception):
+    """Ray could not be started or reached; the message names the option and the mend."""
+
+
 class Stop:
-    """Whether a person or the system has asked the run to stop; a second request ends it at once."""
+    """What SIGTERM and Ctrl-C do: end the process at once while it has nothing to save, else ask it to stop.
+
+    `soft` is set by whoever can stop in an orderly way; the driver then looks at `signal` between two batches. A second
+    signal ends the process in any case.
+    """
 
     def __init__(self) -> None:
+        self.soft = False
+        """Whether a first signal only asks."""
         self.signal: int | None = None
-        """Number of the signal that came, or None."""
+        """Number of the signal that asked, or None."""
+
+    def arm(self) -> None:
+        """Take the signals over; to be called again after `ray.init`, which installs handlers of its own."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self)
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.signal is not None:
-            raise KeyboardInterrupt
+        if not self.soft or self.signal is not None:
+            raise SystemExit(128 + number)
         self.signal = number
 
     @property
@@ -38,12 +53,10 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Turn SIGTERM and Ctrl-C into a flag that the driver looks at between two batches.
-
-    Enter it after `ray_session`, since Ray installs handlers of its own in `ray.init`.
-    """
+    """SIGTERM and Ctrl-C as `Stop` has them, for the length of the block."""
     stop = Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    stop.arm()
     try:
         yield stop
     finally:
@@ -52,33 +65,50 @@ def stop_signals() -> Iterator[Stop]:
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[list[Node]]:
+def ray_session(
+    address: str | None = None, *, num_cpus: int | None = None, stop: Stop | None = None
+) -> Iterator[list[Node]]:
     """A connection to Ray, ended with the block; yields the live nodes.
 
     Args:
         address: `--address`: a cluster's `host:port`, `auto`, or `local`; None takes `RAY_ADDRESS` where a job
             server has set it, else a Ray of this process's own.
         num_cpus: CPUs of a local Ray; None: as many as the machine has.
+        stop: the process's signal handling, armed again after Ray has installed its own.
 
     A session that stands already in this process is used and left standing. Local sessions say `local`
     outright, since a stale note of an earlier cluster would be followed otherwise (RAY.md).
+
+    Raises:
+        SessionError: the cluster does not answer, or Ray could not be started.
     """
     if ray.is_initialized():
         yield live_nodes()
         return
-    target = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    target = target_address(address)
     # Ray's workers would print into the progress display; what matters comes back as rows and counts.
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach the driver as exceptions
     if target == LOCAL:
-        ray.init(address=LOCAL, num_cpus=num_cpus, **common)
-    else:
-        common.pop("include_dashboard")
-        ray.init(address=target, **common)
+        settings |= {"num_cpus": num_cpus, "include_dashboard": False}
+    try:
+        ray.init(address=target, **settings)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise SessionError(f"--address {target}: {first} Is it up, and is its token the one of this user?") from error
+    except SystemExit as error:  # Ray's own handler, while it starts: exits with the signal's bare number
+        raise SystemExit(128 + error.code if error.code in (signal.SIGTERM, signal.SIGINT) else error.code) from None
+    if stop is not None:
+        stop.arm()
     try:
         yield live_nodes()
     finally:
         ray.shutdown()
+
+
+def target_address(address: str | None) -> str:
+    """Where a job runs: `--address`, else what a job server has set, else `local`."""
+    return address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def live_nodes() -> list[Node]:

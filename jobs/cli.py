@@ -116,6 +116,9 @@ def _one_line(box: str) -> str:
 
 def _with_config_file(options: type, arguments: list[str]) -> list[str]:
     """The arguments with those of `--config FILE` put in front, less the ones given on the command line."""
+    arguments = [
+        part for word in arguments for part in (word.split("=", 1) if word.startswith("--config=") else [word])
+    ]
     if "--config" not in arguments:
         return arguments
     place = arguments.index("--config")
@@ -125,7 +128,7 @@ def _with_config_file(options: type, arguments: list[str]) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             settings = yaml.safe_load(file) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise InputError(f"--config {path} must hold a mapping of option names to values")

@@ -16,6 +16,9 @@ import pyarrow as pa
 WAIT_S = 0.5
 """How long the driver waits for a batch before it looks at its other duties."""
 
+JOIN_S = 10.0
+"""How long the driver waits for the pipeline to close before Ray is shut down."""
+
 _END = object()
 
 
@@ -44,7 +47,7 @@ def delivered(batches: Iterable[pa.Table]) -> Iterator[Iterator[pa.Table | None]
                 if not hand_over(batch):
                     break
             hand_over(_END)
-        except Exception as error:
+        except BaseException as error:  # also SystemExit: a driver that waits for a dead thread waits for ever
             hand_over(error)
         finally:
             close = getattr(iterator, "close", None)
@@ -60,7 +63,7 @@ def delivered(batches: Iterable[pa.Table]) -> Iterator[Iterator[pa.Table | None]
                 continue
             if item is _END:
                 return
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield item
 
@@ -70,3 +73,4 @@ def delivered(batches: Iterable[pa.Table]) -> Iterator[Iterator[pa.Table | None]
         yield taken()
     finally:
         abandoned.set()
+        thread.join(JOIN_S)

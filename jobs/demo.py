@@ -23,14 +23,15 @@ def main() -> int:
     out = parser.parse_args().out
     corpus, store = out / "corpus", out / "store"
     commands = [
-        f"synth --out {corpus} --videos {VIDEOS} --seconds 2,4 --damaged {DAMAGED}",
+        ["synth", "--out", corpus, "--videos", VIDEOS, "--seconds", "2,4", "--damaged", DAMAGED],
         # A third of these files is damaged on purpose: the run must end well all the same.
-        f"extract --videos {corpus} --store {store} --mma random:0:tiny --max-failed-fraction 0.5",
-        f"export --store {store} --out {out / 'frames.csv'} --overwrite",
+        ["extract", "--videos", corpus, "--store", store, "--mma", "random:0:tiny", "--max-failed-fraction", 0.5],
+        ["export", "--store", store, "--out", out / "frames.csv", "--overwrite"],
     ]
     for command in commands:
-        say(f"\n$ mma-mrnnet {command}")
-        if code := run_job(shlex.split(command)):
+        words = [str(word) for word in command]
+        say(f"\n$ mma-mrnnet {shlex.join(words)}")
+        if code := run_job(words):
             return code
         sys.stdout.flush()
     from jobs.picture import draw_store

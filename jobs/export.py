@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -19,7 +20,7 @@ from cluster.storage import Folder
 from cluster.uri import StorageError, display, parse_uri
 from jobs.outcome import InputError, Outcome, input_errors
 from jobs.progress import RunProgress
-from mma.store.reader import frames_of, iterate_files, read_spec, store_files
+from mma.store.reader import frames_of, iterate_files, read_index, read_spec, store_files
 from mma.store.schema import spec_differences
 
 
@@ -51,15 +52,26 @@ def run(options: Options) -> Outcome:
             if differences := spec_differences(specs[0], spec):
                 raise InputError(f"--store {store.display} has another spec than the first: {'; '.join(differences)}")
         count = sum(len(store_files(store)) for store in stores)
+        if not count:
+            raise InputError(f"--store {stores[0].display} holds no rows yet; run extract first")
+        videos = _ids(stores)
+        if any(str(parse_uri(options.out)).rpartition("/")[0] == store.uri for store in stores):
+            raise InputError(
+                f"--out {display(options.out)} lies inside the store, whose readers would take it for a part"
+            )
     frames = 0
-    videos: set[str] = set()
-    with RunProgress(count, unit="files") as progress, _whole_file(options) as path, _table_writer(path) as write:
+    failing = input_errors(ValueError, OSError, StorageError, option="--out")
+    with (
+        RunProgress(count, unit="files") as progress,
+        failing,
+        _whole_file(options) as path,
+        _table_writer(path) as write,
+    ):
         for store in stores:
             for rows in iterate_files(store):
                 table = frames_of(rows)
                 write(table)
                 frames += table.num_rows
-                videos.update(rows["video_id"].to_pylist())
                 progress.advance(frames=table.num_rows)
                 progress.tick()
     return Outcome(
@@ -67,10 +79,23 @@ def run(options: Options) -> Outcome:
             "job": "export",
             "seconds": round(time.monotonic() - started_s, 3),
             "out": display(options.out),
-            "videos": len(videos),
+            "videos": videos,
             "frames": frames,
         }
     )
+
+
+def _ids(stores: list[Folder]) -> int:
+    """How many videos the stores hold; one that stands in two of them is an error."""
+    place: dict[str, Folder] = {}
+    for store in stores:
+        for video_id in pc.unique(read_index(store)["video_id"]).to_pylist():
+            if video_id in place:
+                raise InputError(
+                    f"--store: the video {video_id!r} stands in {place[video_id].display} and in {store.display}"
+                )
+            place[video_id] = store
+    return len(place)
 
 
 @contextmanager
@@ -85,7 +110,7 @@ def _whole_file(options: Options) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mma-mrnnet-export-") as local:
         path = Path(local) / name
         yield path
-        folder.put_file(name, path)
+        folder.put_file(name, path)  # reached only where the block ended well
 
 
 @contextmanager
@@ -102,7 +127,5 @@ def _table_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
     try:
         yield write
     finally:
-        if writer is None:
-            path.touch()
-        else:
+        if writer is not None:
             writer.close()

@@ -80,10 +80,14 @@ class Options:
     """Most bytes of remote videos on a node's disk at a time."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "detect_every", "chunk_frames", "micro_batch", "num_cpus", "decoders", "extractors"):
+        for name in ("limit", "chunk_frames", "micro_batch", "num_cpus", "decoders", "extractors", "scratch_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+        if self.decode_cpus is not None and not self.decode_cpus > 0:
+            raise ValueError(f"--decode-cpus {self.decode_cpus}: give a number above 0")
+        if self.extractor_gpus is not None and not self.extractor_gpus >= 0:
+            raise ValueError(f"--extractor-gpus {self.extractor_gpus}: give 0 or more")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(f"--max-failed-fraction {self.max_failed_fraction}: give a share from 0 to 1")
 

@@ -1,83 +1,72 @@
-"""One run of `extract` on the driver: what is left to do, the loop that counts and commits, and the summary."""
+"""One run of `extract` on the driver: what is left to do, the rounds that do it, and the summary."""
 
 from __future__ import annotations
 
-import collections
 import json
-import os
 import secrets
 import socket
 import tempfile
 import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.capacity import Capacity, CapacityError, Node, plan_capacity
+from cluster.capacity import Capacity, CapacityError, Node, plan_capacity, told_nodes
 from cluster.lock import LockHeld, StoreLock
 from cluster.s3 import retry_count
-from cluster.session import LOCAL, Stop, local_node, ray_session, stop_signals
-from cluster.storage import Folder, read
+from cluster.session import LOCAL, SessionError, Stop, local_node, ray_session, stop_signals, target_address
+from cluster.storage import Folder, read, stat
 from cluster.uri import StorageError
-from jobs.delivery import delivered
 from jobs.extract import Options
+from jobs.intake import Intake
 from jobs.models import load_weights
-from jobs.outcome import DONE, FAILED, TOO_MANY_FAILURES, JobFailedError, Outcome, input_errors
-from jobs.pipeline import UNREACHABLE, Reading, build
+from jobs.outcome import DONE, FAILED, TOO_MANY_FAILURES, InputError, JobFailedError, Outcome, input_errors
+from jobs.pipeline import Reading, build, shown_uri
 from jobs.plan import find_videos, shard
 from jobs.progress import RunProgress, say
 from mma.faces.options import FaceOptions
 from mma.store import schema as s
-from mma.store.reader import count_statuses, delete_failed, drop_videos, read_index
-from mma.store.rows import VideoAssembler, video_status
+from mma.store.reader import FAILED_PREFIX, count_statuses, drop_videos, read_index, read_spec
 from mma.store.writer import StoreWriter, settle_spec
 from mma.video.options import DecodeOptions
 
 ROUNDS = 3
 """A video that did not arrive is planned again at most twice."""
 
+STORE_ERRORS = (ValueError, OSError, StorageError, LockHeld)
 
-@dataclass
-class Reachability:
-    """When storage that answers with errors ends the run: 20 videos in a row, or 10 % of the last 200.
 
-    A failing server must not turn good videos into failed ones, nor keep a run busy for a night.
-    """
+@dataclass(frozen=True, kw_only=True)
+class ToDo:
+    """What a run has to do, beside what the store has."""
 
-    in_a_row: int = 0
-    recent: collections.deque[bool] = field(default_factory=lambda: collections.deque(maxlen=200))
-    last_words: str = ""
-
-    def saw(self, error: str | None) -> None:
-        """A video was read (None) or storage gave an error for it.
-
-        Raises:
-            JobFailedError: that has become the rule; in the server's words.
-        """
-        self.recent.append(error is not None)
-        self.in_a_row = 0 if error is None else self.in_a_row + 1
-        self.last_words = error or self.last_words
-        if error is not None and (self.in_a_row >= 20 or sum(self.recent) >= 20):
-            raise JobFailedError(
-                f"storage did not give {sum(self.recent)} of the last {len(self.recent)} videos; its words: {error}. "
-                f"What was complete is in the store: run the same command again when storage answers"
-            )
+    videos: pa.Table
+    """Rows of the plan that the store lacks."""
+    index: pa.Table
+    """The store as it is (`mma.store.reader.read_index`), less what is done again."""
+    again: set[str]
+    """Videos whose rows go before they are done again: `--retry-failed`, `--redo-changed`."""
+    skipped: int
+    changed: int
 
 
 class Extraction:
-    """State of one run. `run` is the whole of it."""
+    """One run; `run` is the whole of it."""
 
     def __init__(self, options: Options):
         self.options = options
         self.started_s = time.monotonic()
         self.run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
         self.weights = load_weights(options.mma)
-        faces, self.detector_spec, self.detector_bytes = _faces(options)
-        with input_errors(ValueError):
+        with input_errors():
+            self.folder = Folder(options.store)
+            faces, self.detector_spec, self.detector_bytes = _faces(options)
             self.decode = DecodeOptions(
                 fps=options.fps,
                 chunk_frames=options.chunk_frames,
@@ -86,10 +75,8 @@ class Extraction:
                 timeout_s=options.decode_timeout_s,
                 faces=faces,
             )
-            self.folder = Folder(options.store)
-        self.retries = 0
-        self.skipped = self.changed = self.lacking = self.repeated_rows = 0
-        self.interrupted = False
+        self.intake: Intake | None = None
+        self.error: JobFailedError | None = None
 
     def run(self) -> Outcome:
         """Find, subtract, run, commit, sum up."""
@@ -103,42 +90,23 @@ class Extraction:
             say("the network's weights are random: the descriptors of this store mean nothing, and its spec says so")
         if options.dry_run:
             return self._dry_run()
-        with ExitStack() as stack:
-            with input_errors(StorageError, LockHeld, option="--store"):
+        with input_errors(CapacityError):
+            if target_address(options.address) == LOCAL:  # an impossible request fails before anything is written
+                self._capacity([local_node(options.num_cpus)])
+        with stop_signals() as stop, ExitStack() as held:
+            with input_errors(*STORE_ERRORS, option="--store"):
                 self.folder.check_writable()
-                self.lock = stack.enter_context(StoreLock(self.folder, self._holder()))
-            return self._locked_run()
-
-    def _holder(self) -> str:
-        return f"run {self.run_id}, process {os.getpid()} on {socket.gethostname()}"
-
-    def _locked_run(self) -> Outcome:
-        # The lock is ours, so whoever wrote temporaries here has ended.
-        self.folder.sweep_temporaries(older_than_s=0)
-        spec = self._settled_spec()
-        if self.options.retry_failed:
-            freed = delete_failed(self.folder)
-            say(f"--retry-failed: {freed} failed videos are planned again")
-        todo = self._todo(redo=self.options.redo_changed)
-        self.writer = StoreWriter(self.folder, self.weights.descriptors, spec, self.run_id)
-        error: JobFailedError | None = None
-        stop = Stop()
-        if todo.num_rows:
-            with input_errors(CapacityError):
-                if (self.options.address or os.environ.get("RAY_ADDRESS") or LOCAL) == LOCAL:
-                    self._capacity([local_node(self.options.num_cpus)])  # an impossible request fails before Ray starts
-            self._record("running")
-            with ray_session(self.options.address, num_cpus=self.options.num_cpus) as nodes, stop_signals() as stop:
-                with input_errors(CapacityError):
-                    capacity = self._capacity(nodes)
-                say(f"run {self.run_id}: {capacity.told()}")
-                try:
-                    self._rounds(todo, capacity, stop)
-                except JobFailedError as failed:
-                    error = failed
-                finally:
-                    self._commit()
-        return self._sum_up(error, stop)
+                holder = f"run {self.run_id} on {socket.gethostname()}"
+                self.lock = held.enter_context(StoreLock(self.folder, holder, on_wait=say))
+                for folder in (self.folder, self.folder.child(s.RUNS_FOLDER)):
+                    folder.sweep_temporaries(older_than_s=0)  # the lock is ours, so their writers have ended
+                todo = self._todo()
+                if todo.index.num_rows:
+                    self._settle_spec(read_spec(self.folder)["precision"], has_data=True)
+                drop_videos(self.folder, todo.again)
+            if todo.videos.num_rows:
+                self._extract(todo, stop)
+            return self._sum_up(todo, stop)
 
     def _capacity(self, nodes: list[Node]) -> Capacity:
         options = self.options
@@ -150,15 +118,9 @@ class Extraction:
             decode_cpus=options.decode_cpus,
         )
 
-    def _settled_spec(self) -> dict[str, Any]:
-        """The store's spec: written if the store is new, checked if it is not."""
-        self.precision = self.options.precision
-        if self.precision == "auto":
-            if self.folder.exists(s.SPEC_FILE):  # a store keeps the precision it was begun with
-                self.precision = json.loads(self.folder.read(s.SPEC_FILE))["precision"]
-            else:
-                on_gpus = self.options.extractor_gpus != 0 and local_node(None).gpus > 0
-                self.precision = "bfloat16" if on_gpus or self.options.extractor_gpus else "float32"
+    def _settle_spec(self, precision: str, *, has_data: bool) -> dict[str, Any]:
+        """The store's spec: written if the store is new, checked if it is not. `auto` is what the store has."""
+        self.precision = precision if self.options.precision == "auto" else self.options.precision
         spec = s.make_spec(
             descriptors=self.weights.descriptors,
             weights=self.weights.spec,
@@ -167,42 +129,64 @@ class Extraction:
             sampling={"fps": self.options.fps},
             precision=self.precision,
         )
-        with input_errors(ValueError, StorageError, option="--store"):
-            settle_spec(self.folder, spec)
+        settle_spec(self.folder, spec, has_data=has_data)
         return spec
 
-    def _todo(self, *, redo: bool) -> pa.Table:
-        """What the store does not have yet; videos whose bytes changed since are told, and freed where `redo`."""
-        with input_errors(ValueError, StorageError, option="--store"):
-            index = read_index(self.folder)
-        changed = self._changed(index)
-        self.changed = len(changed)
-        if changed and redo:
-            drop_videos(self.folder, changed)
-            index = index.filter(pc.invert(pc.is_in(index["video_id"], value_set=pa.array(sorted(changed)))))
-        elif changed:
-            say(
-                f"{len(changed)} videos have changed since they were extracted, such as {min(changed)!r}; "
-                f"--redo-changed extracts them again"
-            )
-        done = pc.is_in(self.videos["video_id"], value_set=pc.unique(index["video_id"]))
+    def _todo(self) -> ToDo:
+        """What the store does not have yet, and what is to be done again."""
+        options = self.options
+        index = read_index(self.folder)
+        changed = _changed(self.videos, index, ask_storage=options.redo_changed)
+        again = set(changed) if options.redo_changed else set()
+        if changed and not options.redo_changed:
+            say(f"{len(changed)} videos have changed since, such as {min(changed)!r}: --redo-changed does them again")
+        if options.retry_failed:
+            failed = index.filter(pc.starts_with(index["file"], FAILED_PREFIX))["video_id"]
+            again |= set(pc.unique(failed).to_pylist()) & set(self.videos["video_id"].to_pylist())
+        kept = index.filter(pc.invert(pc.is_in(index["video_id"], value_set=pa.array(sorted(again), pa.string()))))
+        done = pc.is_in(self.videos["video_id"], value_set=pc.unique(kept["video_id"]))
         todo = self.videos.filter(pc.invert(done))
-        self.skipped = self.videos.num_rows - todo.num_rows
-        if self.skipped:
-            say(f"{self.skipped} videos are in the store already, {todo.num_rows} are left")
-        return todo
+        skipped = self.videos.num_rows - todo.num_rows
+        if skipped or again:
+            say(
+                f"{skipped} videos are in the store already, {todo.num_rows} are left ({len(again)} of them done again)"
+            )
+        return ToDo(videos=todo, index=kept, again=again, skipped=skipped, changed=len(changed))
 
-    def _changed(self, index: pa.Table) -> set[str]:
-        """Ids of stored videos whose listing shows another version than the store's; a table lists no versions."""
-        stored = (
-            index.select(["video_id", "source_version"]).group_by("video_id").aggregate([("source_version", "max")])
-        )
-        joined = self.videos.select(["video_id", "version"]).join(stored, "video_id", join_type="inner")
-        differs = pc.fill_null(pc.not_equal(joined["version"], joined["source_version_max"]), False)
-        return set(joined.filter(differs)["video_id"].to_pylist())
+    def _extract(self, todo: ToDo, stop: Stop) -> None:
+        """Start Ray and run the pipeline over `todo`; whatever ends it, what is complete is committed."""
+        with ExitStack() as held:
+            with input_errors(SessionError):
+                session = ray_session(self.options.address, num_cpus=self.options.num_cpus, stop=stop)
+                nodes = held.enter_context(session)
+            with input_errors(CapacityError):
+                capacity = self._capacity(nodes)
+            with input_errors(*STORE_ERRORS, option="--store"):
+                default = "bfloat16" if capacity.extractor_gpus else "float32"
+                precision = read_spec(self.folder)["precision"] if todo.index.num_rows else default
+                spec = self._settle_spec(precision, has_data=bool(todo.index.num_rows))
+                self._record("running")
+            say(f"run {self.run_id}: {capacity.told()}, on {told_nodes(nodes)}")
+            writer = StoreWriter(self.folder, self.weights.descriptors, spec, self.run_id)
+            with RunProgress(todo.videos.num_rows) as progress:
+                self.intake = Intake(self.folder, self.lock, writer, progress, stop)
+                stop.soft = True
+                try:
+                    self._rounds(todo.videos, capacity, stop)
+                except JobFailedError as error:
+                    self.error = error
+                except Exception as error:  # of Ray or of its tasks: told whole, and then the run ends as any other
+                    traceback.print_exc()
+                    first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+                    self.error = JobFailedError(f"the pipeline ended with {type(error).__name__}: {first[0]}")
+                try:
+                    self.intake.commit()
+                except JobFailedError as error:
+                    self.error = self.error or error
 
     def _rounds(self, todo: pa.Table, capacity: Capacity, stop: Stop) -> None:
         """Run the pipeline over `todo`, and again over what did not arrive."""
+        assert self.intake is not None
         reading = Reading(
             decode=self.decode,
             descriptor_set=self.weights.descriptors.name,
@@ -212,133 +196,133 @@ class Extraction:
         )
         micro_batch = self.options.micro_batch or (256 if capacity.extractor_gpus else 16)
         extractor = {"micro_batch": micro_batch, "precision": self.precision}
-        assembler, reachability = VideoAssembler(self.run_id), Reachability()
-        with RunProgress(todo.num_rows) as progress:
-            for count in range(ROUNDS):
-                if count:
-                    say(f"{todo.num_rows} videos did not arrive whole; planned again ({count} of {ROUNDS - 1} times)")
-                dataset = build(todo, reading, self.weights.data, extractor, capacity)
-                batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-                self._consume(batches, assembler, reachability, progress, stop)
-                self.repeated_rows = assembler.repeated_rows
-                if stop.signal:
-                    self.interrupted = True
-                    break
-                arrived = pc.is_in(todo["video_id"], value_set=pa.array(sorted(assembler.done), pa.string()))
-                todo = todo.filter(pc.invert(arrived))
-                assembler.drop_incomplete()
-                if not todo.num_rows:
-                    break
-        self.lacking = todo.num_rows
-        self.last_words = reachability.last_words
-
-    def _consume(
-        self,
-        batches: Any,
-        assembler: VideoAssembler,
-        reachability: Reachability,
-        progress: RunProgress,
-        stop: Stop,
-    ) -> None:
-        """Take what the pipeline delivers until it ends or a signal comes; commit as it falls due."""
-        with delivered(batches) as incoming:
-            for batch in incoming:
-                if stop.signal:
-                    say("stopping: what is complete is committed")
-                    return
-                if self.lock.lost:
-                    raise JobFailedError(f"the lock on {self.folder.display} was taken over by another run")
-                if batch is not None:
-                    self.retries += pc.sum(batch["retries"]).as_py() or 0
-                    missed = pc.equal(batch["status"], UNREACHABLE)
-                    for words in batch.filter(missed)["error_message"].to_pylist():
-                        reachability.saw(words)
-                    for video in assembler.add(batch.filter(pc.invert(missed)).drop_columns(["retries"])):
-                        reachability.saw(None)
-                        self.writer.add(video)
-                        progress.advance(failed=video_status(video) == s.FAILED)
-                    progress.frames += pc.sum(batch["num_frames"]).as_py() or 0
-                if self.writer.due:
-                    self._commit()
-                progress.tick()
-
-    def _commit(self) -> None:
-        try:
-            self.writer.commit()
-        except StorageError as error:
-            raise JobFailedError(
-                f"the store cannot be written: {error}. What was committed before stands; run the same command again"
-            ) from error
+        for count in range(ROUNDS):
+            if count:
+                say(f"{todo.num_rows} videos did not arrive whole; planned again ({count} of {ROUNDS - 1} times)")
+            dataset = build(todo, reading, self.weights.data, extractor, capacity)
+            self.intake.take(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+            arrived = pa.array(sorted(self.intake.assembler.done), pa.string())
+            todo = todo.filter(pc.invert(pc.is_in(todo["video_id"], value_set=arrived)))
+            if stop.signal or not todo.num_rows:
+                return
 
     def _dry_run(self) -> Outcome:
-        with input_errors(ValueError, StorageError, option="--store"):
-            index = read_index(self.folder)
-        done = pc.sum(pc.is_in(self.videos["video_id"], value_set=pc.unique(index["video_id"]))).as_py() or 0
+        with input_errors(*STORE_ERRORS, option="--store"):
+            todo = self._todo()
         summary = {
             "job": "extract",
             "dry_run": True,
             "videos": self.videos.num_rows,
             "bytes": pc.sum(self.videos["bytes"]).as_py(),
-            "skipped": done,
-            "to_do": self.videos.num_rows - done,
+            "skipped": todo.skipped,
+            "changed": todo.changed,
+            "to_do": todo.videos.num_rows,
             "store": self.folder.display,
         }
-        say(f"dry run: {summary['to_do']} videos to do, {done} in the store already; nothing was written")
+        say(f"dry run: {todo.videos.num_rows} videos to do, {todo.skipped} in the store already; nothing was written")
         return Outcome(summary=summary)
 
     def _record(self, state: str, summary: dict[str, Any] | None = None) -> None:
         """The run's own file in the store: what was asked, and how it ended."""
         record = {"run_id": self.run_id, "state": state, "options": vars(self.options), "summary": summary}
-        data = json.dumps(record, indent=1, default=str).encode()
-        with input_errors(StorageError, option="--store"):
-            self.folder.child(s.RUNS_FOLDER).write(f"{self.run_id}.json", data)
+        self.folder.child(s.RUNS_FOLDER).write(
+            f"{self.run_id}.json", json.dumps(record, indent=1, default=str).encode()
+        )
 
-    def _sum_up(self, error: JobFailedError | None, stop: Stop) -> Outcome:
-        counts = count_statuses(read_index(self.folder))
+    def _sum_up(self, todo: ToDo, stop: Stop) -> Outcome:
+        writer = self.intake.writer if self.intake else None
+        mine = dict(writer.videos) if writer else dict.fromkeys(s.STATUSES, 0)
+        store = count_statuses(todo.index)
+        store = {status: store[status] + mine[status] for status in s.STATUSES}
+        lacking = todo.videos.num_rows - sum(mine.values())
+        state, code = self._verdict(store, lacking, stop)
         seconds = time.monotonic() - self.started_s
+        frames = writer.frames if writer else 0
         summary: dict[str, Any] = {
             "job": "extract",
             "run_id": self.run_id,
             "seconds": round(seconds, 3),
             "videos": self.videos.num_rows,
-            "units": self.writer.rows,
-            **self.writer.videos,
-            "skipped": self.skipped,
-            "frames": self.writer.frames,
-            "frames_per_s": round(self.writer.frames / seconds, 2),
-            "changed": self.changed,
-            "missing": self.lacking,
-            "retries": self.retries + retry_count(),
-            "repeated_rows": self.repeated_rows,
+            "units": writer.rows if writer else 0,
+            **mine,
+            "skipped": todo.skipped,
+            "frames": frames,
+            "frames_per_s": round(frames / seconds, 2),
+            "changed": todo.changed,
+            "missing": lacking,
+            "retries": retry_count() + (self.intake.retries if self.intake else 0),
+            "repeated_rows": self.intake.assembler.repeated_rows if self.intake else 0,
             "store": self.folder.display,
-            "store_videos": counts,
+            "store_videos": store,
             "random_weights": self.weights.random,
         }
-        state, code = self._verdict(counts, error, stop)
-        if self.writer.files:
-            self.folder.write(s.SUMMARY_FILE, json.dumps(summary, indent=1).encode())
-        if self.writer.files or code != DONE:
-            self._record(state, summary)
+        if self.intake and not self.lock.lost:
+            try:
+                self.folder.write(s.SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+                self._record(state, summary)
+            except StorageError as error:
+                say(f"the summary cannot be written into the store: {error}")
+                code = code or FAILED
         return Outcome(summary=summary, exit_code=code)
 
-    def _verdict(self, counts: dict[str, int], error: JobFailedError | None, stop: Stop) -> tuple[str, int]:
-        if self.interrupted:
-            return "interrupted", stop.exit_code
-        if error is not None:
-            say(f"mma-mrnnet extract failed: {error}")
+    def _verdict(self, store: dict[str, int], lacking: int, stop: Stop) -> tuple[str, int]:
+        if self.error is not None:
+            say(f"mma-mrnnet extract failed: {self.error}")
             return "failed", FAILED
-        if self.lacking:
-            say(
-                f"{self.lacking} videos did not arrive in {ROUNDS} tries ({self.last_words or 'their tasks were lost'})"
-            )
+        if stop.signal:
+            return "interrupted", stop.exit_code
+        if lacking:
+            why = (self.intake and self.intake.reachability.last_words) or "their tasks were lost"
+            say(f"{lacking} videos did not arrive in {ROUNDS} tries: {why}")
             return "incomplete", FAILED
-        failed, total = counts[s.FAILED], sum(counts.values())
+        failed, total = store[s.FAILED], sum(store.values())
         if total and failed / total > self.options.max_failed_fraction:
             say(
                 f"{failed} of {total} videos failed, more than --max-failed-fraction {self.options.max_failed_fraction}"
             )
             return "done with failures", TOO_MANY_FAILURES
         return "done", DONE
+
+
+def _changed(videos: pa.Table, index: pa.Table, *, ask_storage: bool) -> set[str]:
+    """Ids of planned videos whose bytes are no longer those the store was made from.
+
+    A listing tells their version; of a table's videos storage is asked, where `ask_storage`.
+
+    Raises:
+        InputError: an id of the plan stands in the store for another video.
+    """
+    stored = index.group_by("video_id").aggregate([("source_version", "max"), ("source_bytes", "max"), ("uri", "min")])
+    both = videos.join(stored, "video_id", join_type="inner")
+    same = pc.equal(both["uri"], both["uri_min"])
+    moved = 0
+    for video in both.filter(pc.invert(same)).to_pylist():
+        if shown_uri(video["uri"]) == video["uri_min"]:
+            continue
+        if video["bytes"] not in (None, video["source_bytes_max"]):
+            raise InputError(
+                f"--videos: the id {video['video_id']!r} stands for {shown_uri(video['uri'])} here and for "
+                f"{video['uri_min']} in the store: give --video-id path, or name another --store"
+            )
+        moved += 1
+    if moved:
+        say(f"{moved} videos stand in the store under another URI and are taken for the same, moved")
+    both = both.filter(same)
+    differs = pc.fill_null(pc.not_equal(both["version"], both["source_version_max"]), False)
+    changed = set(both.filter(differs)["video_id"].to_pylist())
+    if ask_storage:
+        unknown = both.filter(pc.is_null(both["version"])).to_pylist()
+        with ThreadPoolExecutor(16) as pool:
+            now = pool.map(_version, [video["uri"] for video in unknown])
+            changed |= {v["video_id"] for v, new in zip(unknown, now) if new not in (None, v["source_version_max"])}
+    return changed
+
+
+def _version(uri: str) -> str | None:
+    try:
+        return stat(uri).version
+    except (StorageError, ValueError):  # not to be had now: what the store has of it stays
+        return None
 
 
 def _faces(options: Options) -> tuple[FaceOptions, dict[str, Any], bytes | None]:

@@ -18,6 +18,9 @@ HOW_TO_GET_WEIGHTS = (
     "or --mma random:0 for a trial with untrained weights, whose descriptors mean nothing"
 )
 
+MODEL_FILE = "mma.safetensors"
+"""A checkpoint's name inside a model's folder."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MMAWeights:
@@ -41,7 +44,7 @@ def load_weights(mma: str | None) -> MMAWeights:
     """The network that `--mma` names.
 
     Args:
-        mma: URI of a checkpoint, or `random:SEED` or `random:SEED:TRUNK` (ResNet-50 by default).
+        mma: URI of a checkpoint or of a model's folder, or `random:SEED` or `random:SEED:TRUNK` (ResNet-50 by default).
 
     Raises:
         InputError: nothing given, nothing there, no checkpoint, or crops of another geometry than this project cuts.
@@ -59,7 +62,7 @@ def load_weights(mma: str | None) -> MMAWeights:
         data = dump_mma(network, told)
     else:
         with input_errors(ValueError, StorageError, option="--mma"):
-            data = read(mma)
+            data = read(mma if mma.endswith(".safetensors") else f"{mma.rstrip('/')}/{MODEL_FILE}")
         told = {}
     with input_errors(ValueError, option=f"--mma {display(mma)}"):
         loaded = load_mma(data, name=display(mma))

@@ -6,9 +6,12 @@ execute any task again. Failures travel as rows; only a defect of this code ends
 
 from __future__ import annotations
 
+import socket
+import traceback
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,9 @@ from mma.video.slot import DecodeSlot
 
 UNREACHABLE = "unreachable"
 """Status of a row that says storage failed, not the video: never stored, planned again."""
+
+NODE_FAULTS = ("ChildStart", "ChildLost")
+"""Errors of a decoder that say nothing of the video: no child process could be had."""
 
 FACES = "faces"
 """Column of the crops on their way to the network: a row's (K, 112, 112, 3) uint8 as bytes."""
@@ -111,11 +117,10 @@ def read_faces(plan: pa.Table, *, reading: Reading) -> Iterator[pa.Table]:
     Yields tables of one row: what `chunk_row` makes, and `faces` (large binary). Every video ends with a row
     that tells its number of chunks, whatever became of it.
     """
-    worker = _worker(reading)
     descriptors = DESCRIPTOR_SETS[reading.descriptor_set]
     for video in plan.to_pylist():
         retries = retry_count()
-        for row, faces in _rows(video, worker, descriptors):
+        for row, faces in _rows(video, reading, descriptors):
             now = retry_count()
             row = row.append_column("retries", pa.array([now - retries], pa.int64()))
             retries = now
@@ -130,11 +135,12 @@ def _binary(faces: np.ndarray | None) -> pa.Array:
 
 
 def _rows(
-    video: dict[str, Any], worker: _Worker, descriptors: DescriptorSet
+    video: dict[str, Any], reading: Reading, descriptors: DescriptorSet
 ) -> Iterator[tuple[pa.Table, np.ndarray | None]]:
+    """Rows of one video with their crops. A fault of this node or of storage is `UNREACHABLE`, not the video's."""
     common = {
         "video_id": video["video_id"],
-        "uri": display(video["uri"]),
+        "uri": shown_uri(video["uri"]),
         "attempt": uuid.uuid4().hex,
         "source_version": video["version"],
         "source_bytes": video["bytes"],
@@ -142,11 +148,14 @@ def _rows(
     }
     index = 0
 
-    def failed(stage: str, kind: str, message: str, status: str = s.FAILED) -> tuple[pa.Table, None]:
-        told = {"status": status, "error_stage": stage, "error_type": kind, "error_message": message}
-        return chunk_row(descriptors, {**common, **_place(common, index, index + 1), **told}), None
+    def ended(stage: str, kind: str, message: str, *, fault_of_node: bool = False) -> tuple[pa.Table, None]:
+        status = UNREACHABLE if fault_of_node else s.FAILED
+        where = f" (on {socket.gethostname()})" if fault_of_node else ""
+        told = {"error_stage": stage, "error_type": kind, "error_message": f"{message}{where}"}
+        return chunk_row(descriptors, {**common, **_place(common, index, index + 1), "status": status, **told}), None
 
     try:
+        worker = _worker(reading)
         if video["version"] is None:  # named by a table; a listing would have told
             source = stat(video["uri"])
             common.update(source_version=source.version, source_bytes=source.bytes)
@@ -156,12 +165,24 @@ def _rows(
                 yield chunk_row(descriptors, {**common, **told}, vars(chunk)), chunk.faces
                 index += 1
     except VideoError as error:
-        yield failed(error.stage, error.error_type, error.message)
+        yield ended(error.stage, error.error_type, error.message, fault_of_node=error.error_type in NODE_FAULTS)
     except StorageError as error:
+        # What a listing has shown and this node does not see is no missing video.
+        unseen = error.missing and video["version"] is not None
         kind = "Missing" if error.missing else "Refused"
-        yield failed("fetch", kind, str(error), UNREACHABLE if error.retryable else s.FAILED)
-    except (MemoryError, OSError, ValueError) as error:  # of this one video: an odd path, a full disk
-        yield failed("fetch" if isinstance(error, OSError) else "decode", type(error).__name__, str(error))
+        yield ended("fetch", kind, str(error), fault_of_node=error.retryable or unseen)
+    except (MemoryError, OSError) as error:
+        yield ended("fetch", type(error).__name__, str(error), fault_of_node=True)
+    except Exception as error:  # a defect that this one video brings out: it must cost its own row alone
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        yield ended("defect", type(error).__name__, f"{error} ({where}; please report this)")
+
+
+def shown_uri(uri: str) -> str:
+    """A video's URI as the store has it: whole, so that it can be opened again, unless a secret stands in it."""
+    shown = display(uri)
+    return shown if "***" in shown else uri
 
 
 def _place(common: dict[str, Any], index: int, total: int | None) -> dict[str, Any]:

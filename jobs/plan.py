@@ -132,7 +132,7 @@ def _from_table(parent: Folder, name: str) -> pa.Table:
     try:
         if name.lower().endswith(".csv"):
             as_text = pa.csv.ConvertOptions(
-                column_types={"video_id": pa.string(), "uri": pa.string()}, strings_can_be_null=True
+                column_types={"video_id": pa.string(), "uri": pa.string()}, null_values=[""], strings_can_be_null=True
             )
             newlines = pa.csv.ParseOptions(newlines_in_values=True)
             table = pa.csv.read_csv(io.BytesIO(data), convert_options=as_text, parse_options=newlines)
@@ -146,6 +146,8 @@ def _from_table(parent: Folder, name: str) -> pa.Table:
             f"{shown} lacks the column {' and '.join(lacking)} (it has {', '.join(table.column_names)}); "
             f"a table of videos needs video_id and uri"
         )
+    if len(set(table.column_names)) < len(table.column_names):
+        raise InputError(f"{shown} has two columns of one name ({', '.join(table.column_names)}); rename one")
     ids, uris = (table[column].cast(pa.string()).combine_chunks() for column in ("video_id", "uri"))
     for column, values in (("video_id", ids), ("uri", uris)):
         blank = pc.fill_null(pc.equal(pc.utf8_length(values), 0), True)

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from cluster.lock import LockHeld, StoreLock
 from cluster.storage import Folder
 from cluster.uri import StorageError
-from jobs.outcome import InputError, Outcome, input_errors
+from jobs.outcome import InputError, JobFailedError, Outcome, input_errors
 from jobs.progress import RunProgress, say
 from mma.descriptors import MMA26
 from mma.store import schema as s
@@ -68,6 +69,8 @@ class Options:
         self.corpus()
         if self.damaged < 0:
             raise ValueError(f"--damaged {self.damaged}: give 0 or more")
+        if self.damaged and self.no_video:
+            raise ValueError("--damaged needs clips to damage: leave --no-video out")
 
     def corpus(self) -> made.CorpusOptions:
         """The settings that decide the timelines."""
@@ -158,7 +161,7 @@ def _draw(folder: Folder, clips: list[made.Clip], options: Options) -> int:
     """Draw the clips that are not there yet; returns the frames drawn."""
     import ray
 
-    from cluster.session import ray_session
+    from cluster.session import SessionError, ray_session, stop_signals
 
     there = set()
     for split in ("train", "val", "test"):
@@ -167,7 +170,12 @@ def _draw(folder: Folder, clips: list[made.Clip], options: Options) -> int:
     frames = 0
     if not todo:
         return frames
-    with ray_session(options.address, num_cpus=options.num_cpus) as nodes, RunProgress(len(todo), unit="clips") as bar:
+    with (
+        input_errors(SessionError),
+        stop_signals() as stop,
+        ray_session(options.address, num_cpus=options.num_cpus, stop=stop) as nodes,
+        _progress(todo) as bar,
+    ):
         slots = max(1, int(sum(node.cpus for node in nodes)))
         draw = ray.remote(num_cpus=1)(draw_clip)
         waiting = iter(todo)
@@ -176,7 +184,10 @@ def _draw(folder: Folder, clips: list[made.Clip], options: Options) -> int:
             ready, rest = ray.wait(list(running), num_returns=1, timeout=1.0)
             running = set(rest)
             for done in ready:
-                drawn = ray.get(done)
+                try:
+                    drawn = ray.get(done)
+                except ray.exceptions.RayTaskError as error:
+                    raise JobFailedError(f"a clip could not be drawn or written: {error.cause}") from error
                 frames += drawn
                 bar.advance(frames=drawn)
                 running.update(draw.remote(folder, clip) for _, clip in zip(range(1), waiting))
@@ -215,8 +226,6 @@ def _write_damaged(folder: Folder, clips: list[made.Clip], options: Options) -> 
     """Files that a decoder has trouble with, in damaged/, and a table of what each is and should give."""
     from mma.video.damage import write_damaged
 
-    if options.no_video:
-        raise InputError("--damaged needs clips to damage; leave --no-video out")
     with tempfile.TemporaryDirectory(prefix="mma-mrnnet-synth-") as local:
         good = []
         for clip in clips[:4]:
@@ -244,11 +253,10 @@ def _write_true_store(folder: Folder, clips: list[made.Clip]) -> int:
         sampling={"fps": 10.0},
         precision="float32",
     )
-    with input_errors(ValueError, option="--out"):
-        settle_spec(store, spec)
-    store.delete([file.name for file in store.list(suffix=".parquet")])
     writer = StoreWriter(store, MMA26, spec, "truth")
-    with RunProgress(len(clips), unit="clips") as bar:
+    with input_errors(ValueError, LockHeld, option="--out"), StoreLock(store, "synth"), _progress(clips) as bar:
+        settle_spec(store, spec)
+        store.delete([file.name for file in store.list(suffix=".parquet")])
         for clip in clips:
             video = true_rows(clip)
             writer.add(video)
@@ -256,8 +264,12 @@ def _write_true_store(folder: Folder, clips: list[made.Clip]) -> int:
                 writer.commit()
             bar.advance(frames=video["num_frames"][0].as_py())
             bar.tick()
-    writer.commit()
+        writer.commit()
     return writer.frames
+
+
+def _progress(clips: list[made.Clip]) -> RunProgress:
+    return RunProgress(len(clips), unit="clips")
 
 
 def true_rows(clip: made.Clip) -> pa.Table:

@@ -78,6 +78,18 @@ def paint(picture: F32, coverage: F32, colour: NDArray[np.floating] | F32) -> No
     picture += (np.asarray(colour, np.float32) - picture) * coverage[..., None]
 
 
+def blended(weights: NDArray[np.floating], modes: F32) -> F32:
+    """The sum of `modes` (N, ...) times `weights` (N,).
+
+    Not a matrix product: BLAS rounds by where arrays lie in memory, and equal seeds must draw equal pictures.
+    """
+    total = np.zeros(modes.shape[1:], np.float32)
+    for weight, mode in zip(weights, modes, strict=True):
+        if weight:
+            total += np.float32(weight) * mode
+    return total
+
+
 def bump(x: F32, y: F32, at: tuple[float, float], sigma: tuple[float, float], angle_deg: float = 0.0) -> F32:
     """A Gaussian hill of height 1 at `at`, in units."""
     dx, dy = x - np.float32(at[0]), y - np.float32(at[1])

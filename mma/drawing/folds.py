@@ -32,7 +32,7 @@ def _tapered(shape: tuple[int, int], points_px: np.ndarray, softness_px: float) 
 
 @lru_cache(maxsize=4)
 def _modes(identity: Identity) -> F32:
-    """The height each action unit adds at full intensity, (17, h * w), in half-pixels of the canvas."""
+    """The height each action unit adds at full intensity, (17, h, w), in half-pixels of the canvas."""
     x, y = canvas.grid(STEP)
     shape = (int(x.shape[0]), int(x.shape[1]))
     modes = {au: np.zeros(shape, np.float32) for au in AUS}
@@ -74,9 +74,9 @@ def _modes(identity: Identity) -> F32:
     for k in range(3):
         crease("AU09", 0.85, (0.0, 0.14 + 0.085 * k), (0.08, 0.11 + 0.085 * k), (0.17, 0.03 + 0.09 * k))
     crease("AU09", 0.9, (wing - 0.05, nose - 0.11), (wing + 0.05, nose - 0.02), (wing + 0.08, nose + 0.10))
-    bulge("AU09", 1.2, (0.27, nose - 0.18), (0.09, 0.13), 25)
+    bulge("AU09", 0.9, (0.27, nose - 0.18), (0.09, 0.13), 25)
     crease("AU10", 1.2, (wing + 0.02, nose - 0.06), (wing + 0.13, nose + 0.08), (wing + 0.21, nose + 0.24), wide=1.2)
-    bulge("AU10", 1.9, (wing + 0.27, nose + 0.06), (0.11, 0.15), -25)
+    bulge("AU10", 1.5, (wing + 0.27, nose + 0.06), (0.11, 0.15), -25)
     bulge("AU10", 0.9, (0.22, mouth - 0.23), (0.12, 0.05))
     fold = [
         (wing + 0.05, nose + 0.03),
@@ -118,19 +118,16 @@ def _modes(identity: Identity) -> F32:
     crease("AU26", 0.7, (half + 0.16, mouth - 0.10), (half + 0.20, mouth + 0.15), (half + 0.10, mouth + 0.42), wide=1.6)
     bulge("AU26", -1.3, (0.68, 0.95), (0.12, 0.22))
     bare = canvas.resized(head(identity).bare, shape[1], shape[0], cv2.INTER_AREA)
-    stacked = np.stack([modes[au] * bare for au in AUS])
-    return np.ascontiguousarray(stacked.reshape(len(AUS), -1), np.float32)
+    return np.stack([modes[au] * bare for au in AUS])
 
 
 @lru_cache(maxsize=4)
 def _rest(identity: Identity) -> F32:
-    weights = np.array(identity.folds, np.float32) * np.float32(0.75)
-    return np.asarray(weights @ _modes(identity), np.float32)
+    return canvas.blended(0.75 * np.array(identity.folds), _modes(identity))
 
 
 def relief(identity: Identity, intensities: np.ndarray) -> F32:
     """Height of all folds (h, w), at STEP, for the action units' intensities (17,) in [0, 1]."""
     # Folds deepen late: skin creases only once it has been pushed together some way.
-    weights = (identity.fold_gain * np.asarray(intensities) ** 1.15).astype(np.float32)
-    flat = _rest(identity) + weights @ _modes(identity)
-    return np.asarray(flat.reshape(canvas.HEIGHT_PX // STEP, canvas.WIDTH_PX // STEP), np.float32)
+    weights = identity.fold_gain * np.asarray(intensities) ** 1.15
+    return _rest(identity) + canvas.blended(weights, _modes(identity))

@@ -16,7 +16,7 @@ from mma.drawing.head import Head, brow_line, coarse_depth, head
 from mma.drawing.identity import Identity
 from mma.drawing.motion import AUS, complete, eye_shape, jaw_drop, mouth_shape, moved, skin_field
 from mma.drawing.pose import Pose, body_transform, canvas_map, pose_of, project
-from mma.drawing.scene import Scene, background, expose, light_colour
+from mma.drawing.scene import Scene, background, expose, light_colour, soft_shadows
 
 
 def draw_frame(
@@ -144,7 +144,7 @@ def _shading(
     direct = np.clip((facing + np.float32(0.30)) * np.float32(1 / 1.30), 0, None)
     shade = np.float32(scene.ambient) * layers.occlusion + np.float32(1 - scene.ambient) * direct
     shade = np.asarray(cv2.pow(np.maximum(shade, np.float32(0.06)), 0.65), np.float32)
-    shade *= np.clip(1 + relief, 0.45, 1.4)
+    shade *= np.clip(1 + relief, 0.45, 1.4) * soft_shadows(scene)
     # The mirror direction lies half-way between light and viewer; dark skin shines more.
     mirrored = nx * (lx * np.float32(0.7)) + ny * (ly * np.float32(0.7)) + nz * (np.float32(0.5) * (lz + 1))
     gloss = (26 + 34 * identity.tone) * (1.1 - scene.ambient) * scene.exposure

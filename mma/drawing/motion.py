@@ -75,7 +75,7 @@ def _skin_modes(identity: Identity) -> F32:
     move("AU06", 0.015, -0.070, (0.66, 0.52), (0.26, 0.22))
     move("AU06", -0.018, 0.018, (0.95, brow + 0.08), (0.14, 0.14))
     move("AU07", 0.0, -0.016, (0.5, 0.22), (0.24, 0.10))
-    move("AU09", 0.020, -0.062, (0.20, identity.nose_y + 0.05), (0.13, 0.16))
+    move("AU09", 0.020, -0.054, (0.20, identity.nose_y + 0.05), (0.13, 0.16))
     move("AU09", -0.014, 0.036, (inner, brow + 0.02), (0.20, 0.15))
     move("AU09", 0.0, -0.045, (0.34, 0.52), (0.18, 0.20))
     move("AU10", 0.010, -0.062, (0.40, 0.80), (0.16, 0.16))
@@ -92,7 +92,7 @@ def _skin_modes(identity: Identity) -> F32:
     move("AU24", 0.0, -0.030, (0.15, mouth + 0.22), (0.22, 0.08))
     modes[AUS.index("AU25"), 1] += 0.024 * bump(x, y, (0.0, mouth + 0.25), (0.35, 0.15))
     down = 1 / (1 + np.exp(-(y - (mouth + 0.06)) / 0.09))
-    modes[AUS.index("AU26"), 1] += np.float32(0.165) * down * np.exp(-0.5 * (x / 1.0) ** 4)
+    modes[AUS.index("AU26"), 1] += np.float32(0.152) * down * np.exp(-0.5 * (x / 1.0) ** 4)
     modes[AUS.index("AU26"), 0] -= np.float32(0.030) * np.tanh(x / 0.3) * bump(x, y, (0.0, mouth + 0.3), (0.9, 0.4))
     return modes
 
@@ -113,7 +113,7 @@ def skin_field(identity: Identity, v: Mapping[str, float]) -> F32:
     weights = np.array([v[name] for name in AUS], np.float32)
     weights[AUS.index("AU26")] = jaw_drop(v)
     modes = _skin_modes(identity)
-    field = (weights @ modes.reshape(len(AUS), -1)).reshape(modes.shape[1:]).transpose(1, 2, 0)
+    field = canvas.blended(weights, modes).transpose(1, 2, 0)
     return _limited(field.astype(np.float64), _limits()).astype(np.float32)
 
 
@@ -215,12 +215,12 @@ def _mouth_curves(identity: Identity, v: Mapping[str, float]) -> tuple[Points, P
     shut = 1 - 0.75 * max(tight, press)
     jaw = jaw_drop(v)
     part = 1 - (1 - v["AU25"]) * (1 - 0.45 * v["speech"])
-    gap = (0.055 * part + 0.035 * part * smile + 0.155 * jaw * (0.25 + 0.75 * max(part, 0.4 * v["AU26"]))) * shut
+    gap = (0.055 * part + 0.035 * part * smile + 0.142 * jaw * (0.25 + 0.75 * max(part, 0.4 * v["AU26"]))) * shut
     rise = 0.022 * part * shut + 0.014 * smile + 0.030 * lift + 0.018 * chin - 0.012 * frown
 
     half = identity.mouth_half_width + 0.105 * smile + 0.110 * stretch - 0.028 * dimple - 0.055 * tight
     half += -0.020 * press - 0.065 * jaw + 0.006 * frown - 0.02 * chin
-    corner = identity.corner_drop - 0.125 * smile + 0.100 * frown + 0.026 * stretch - 0.014 * dimple + 0.045 * jaw
+    corner = identity.corner_drop - 0.112 * smile + 0.100 * frown + 0.026 * stretch - 0.014 * dimple + 0.045 * jaw
     corner += 0.020 * chin - 0.018 * lift
     t = np.linspace(-1, 1, 25)
     x = half * t

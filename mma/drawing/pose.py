@@ -36,13 +36,18 @@ class Pose:
     """Size of one unit."""
 
 
+def _within(angle_deg: float, widest_deg: float) -> float:
+    """An angle in radians, bent so that no sum of turns leaves the range in which detectors know a frontal face."""
+    return float(np.deg2rad(widest_deg * np.tanh(angle_deg / widest_deg)))
+
+
 def pose_of(scene: Scene, v: Mapping[str, float], time_s: float) -> Pose:
     """The head's position under a state's angles and the scene's own."""
     dx, dy = drift(scene, time_s)
     return Pose(
-        yaw=float(np.deg2rad(v["yaw_deg"] + scene.yaw_deg)),
-        pitch=float(np.deg2rad(v["pitch_deg"] + scene.pitch_deg)),
-        roll=float(np.deg2rad(v["roll_deg"] + scene.roll_deg)),
+        yaw=_within(v["yaw_deg"] + scene.yaw_deg, 20.0),
+        pitch=_within(v["pitch_deg"] + scene.pitch_deg, 12.0),
+        roll=_within(v["roll_deg"] + scene.roll_deg, 13.0),
         origin_px=(scene.eyes_x_px + dx, scene.eyes_y_px + dy),
         unit_px=scene.unit_px,
     )
@@ -89,8 +94,8 @@ def body_transform(pose: Pose, px_per_unit: float, origin_px: tuple[float, float
     k = pose.unit_px / px_per_unit
     anchor = np.array([origin_px[0], origin_px[1] + NECK_Y * px_per_unit])
     target = np.array([pose.origin_px[0], pose.origin_px[1] + NECK_Y * pose.unit_px])
-    rotation = k * np.array([[c, -s], [s, c]])
-    return np.column_stack([rotation, target - rotation @ anchor]).astype(np.float32)
+    turned = k * np.array([c * anchor[0] - s * anchor[1], s * anchor[0] + c * anchor[1]])
+    return np.column_stack([[k * c, k * s], [-k * s, k * c], target - turned]).astype(np.float32)
 
 
 def canvas_map(pose: Pose, depth: F32, size_px: tuple[int, int]) -> tuple[slice, slice, F32, F32]:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mma.drawing import canvas
 from mma.drawing.canvas import F32, texture
 
 _NOISE_QUANTILES = 256
@@ -34,6 +35,8 @@ class Scene:
     """Direction to the light, of length 1: right, down, towards the camera."""
     ambient: float
     """Share of the light that comes from everywhere."""
+    dapple: float
+    """Depth of the soft shadows that lie across the scene, as a share of the light."""
     exposure: float
     """Factor on all brightness."""
     warmth: float
@@ -84,6 +87,7 @@ def sample_scene(
         unit_px=unit,
         light=(float(light[0]), float(light[1]), float(light[2])),
         ambient=float(rng.uniform(0.30, 0.70)),
+        dapple=float(rng.uniform(0.0, 0.045)),
         exposure=float(rng.uniform(0.82, 1.10)),
         warmth=float(np.clip(rng.normal(0, 0.45), -1, 1)),
         drift_px=float(side * rng.uniform(0.0, 0.006)),
@@ -91,9 +95,9 @@ def sample_scene(
         drift_phase=float(rng.uniform(0, 2 * np.pi)),
         blur_px=float(rng.uniform(0.3, 0.75) * side / 240),
         noise=float(rng.uniform(1.0, 4.0)),
-        yaw_deg=float(np.clip(rng.normal(0, 3.5), -8, 8)),
-        pitch_deg=float(np.clip(rng.normal(0, 2.5), -5, 5)),
-        roll_deg=float(np.clip(rng.normal(0, 2.0), -5, 5)),
+        yaw_deg=float(np.clip(rng.normal(0, 4.5), -7, 7)),
+        pitch_deg=float(np.clip(rng.normal(0, 3.0), -4, 4)),
+        roll_deg=float(np.clip(rng.normal(0, 2.5), -4, 4)),
         background_seed=int(rng.integers(2**31)),
     )
 
@@ -136,6 +140,15 @@ def _margin(scene: Scene) -> int:
 def light_colour(scene: Scene) -> F32:
     """What the light does to red, green and blue."""
     return np.array([1 + 0.10 * scene.warmth, 1 + 0.01 * scene.warmth, 1 - 0.13 * scene.warmth], np.float32)
+
+
+@lru_cache(maxsize=4)
+def soft_shadows(scene: Scene) -> F32:
+    """Factor (H, W) on the light that falls on the face's canvas: shadows of what stands around."""
+    rng = np.random.default_rng(scene.background_seed + 1)
+    width_px = float(rng.uniform(8, 20))
+    field = texture(rng, (canvas.HEIGHT_PX, canvas.WIDTH_PX), (width_px, width_px * float(rng.uniform(0.6, 1.6))))
+    return np.asarray(np.clip(1 + scene.dapple * field, 0.6, 1.3), np.float32)
 
 
 def background(scene: Scene, time_s: float) -> NDArray[np.uint8]:

@@ -130,8 +130,8 @@ def draw_glasses(identity: Identity) -> F32 | None:
         )
         for part in (rim, temple):
             layer[..., :3] += (np.array(identity.glasses_colour, np.float32) - layer[..., :3]) * part[..., None]
-            cover = np.maximum(cover, part * 0.92)
+            cover = np.maximum(cover, part * 0.8)
     bridge = stroked(_SHAPE, to_px(smooth_curve(np.array([[-0.145, 0.03], [0.0, -0.02], [0.145, 0.03]]))), 3, 0.5)
     layer[..., :3] += (np.array(identity.glasses_colour, np.float32) - layer[..., :3]) * bridge[..., None]
-    layer[..., 3] = np.maximum(cover, bridge * 0.92)
+    layer[..., 3] = np.maximum(cover, bridge * 0.8)
     return layer

@@ -5,10 +5,10 @@ Any Parquet reader can do the same without this project: `<store>/*.parquet` is 
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -18,7 +18,13 @@ import pyarrow.parquet as pq
 from mma.store import schema as s
 from mma.store.writer import FolderLike, parquet_bytes
 
-INDEX_COLUMNS = ["video_id", "chunk_index", "num_chunks", "status", "source_version", "uri"]
+INDEX_COLUMNS = ["video_id", "chunk_index", "status", "source_version", "source_bytes", "uri"]
+
+READERS = 8
+"""Files of a store that are read side by side."""
+
+FAILED_PREFIX = "failed-"
+"""Files with the videos that are worth another try."""
 
 
 class ReadableFolder(FolderLike, Protocol):
@@ -50,13 +56,15 @@ def read_spec(folder: ReadableFolder) -> dict[str, Any]:
 
 
 def read_file(folder: ReadableFolder, name: str, columns: list[str] | None = None) -> pa.Table:
-    """One data file of a store as a table.
+    """One data file of a store as a table; with `columns`, only their bytes are read.
 
     Raises:
         ValueError: the file is no whole Parquet file.
     """
+    filesystem, root = folder.filesystem()
     try:
-        return pq.read_table(io.BytesIO(folder.read(name)), columns=columns)
+        with filesystem.open_input_file(f"{root}/{name}") as file:
+            return pq.ParquetFile(file, pre_buffer=True).read(columns=columns)
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{folder.display}/{name} cannot be read ({error}); this project never leaves a half-written file: "
@@ -65,19 +73,33 @@ def read_file(folder: ReadableFolder, name: str, columns: list[str] | None = Non
 
 
 def read_index(folder: ReadableFolder) -> pa.Table:
-    """One row a chunk with its key, status, source version and the file it is in, lists left out.
+    """One row a chunk with its key, status, source and the file it is in, lists left out.
 
     Returns:
         columns `INDEX_COLUMNS` and `file` (string).
+
+    Raises:
+        ValueError: a file is damaged, or a chunk stands in the store twice.
     """
-    tables = []
-    for name in store_files(folder):
-        rows = read_file(folder, name, INDEX_COLUMNS)
-        tables.append(rows.append_column("file", pa.array([name] * rows.num_rows, pa.string())))
-    if not tables:
-        fields = [pa.field(name, s.VIDEO_COLUMNS[name]) for name in INDEX_COLUMNS]
-        return pa.schema([*fields, pa.field("file", pa.string())]).empty_table()
-    return pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
+
+    def one(name: str) -> pa.Table:
+        rows = read_file(folder, name, INDEX_COLUMNS).select(INDEX_COLUMNS).replace_schema_metadata(None)
+        return rows.append_column("file", pa.array([name] * rows.num_rows, pa.string()))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = list(pool.map(one, store_files(folder)))
+    fields = [pa.field(name, s.VIDEO_COLUMNS[name]) for name in INDEX_COLUMNS]
+    index = pa.concat_tables([pa.schema([*fields, pa.field("file", pa.string())]).empty_table(), *tables])
+    counts = index.group_by(["video_id", "chunk_index"]).aggregate(
+        [("file", "count"), ("file", "min"), ("file", "max")]
+    )
+    twice = counts.filter(pc.greater(counts["file_count"], 1)).slice(0, 1).to_pylist()
+    if twice:
+        raise ValueError(
+            f"{folder.display} holds the video {twice[0]['video_id']!r} twice, in {twice[0]['file_min']} and "
+            f"{twice[0]['file_max']}: two stores were copied into one? Take one of the files out"
+        )
+    return index
 
 
 def count_statuses(index: pa.Table) -> dict[str, int]:
@@ -96,11 +118,9 @@ def drop_videos(folder: ReadableFolder, video_ids: set[str]) -> int:
     Returns:
         how many rows are gone.
     """
-    if not video_ids:
-        return 0
     gone = 0
     unwanted = pa.array(sorted(video_ids), pa.string())
-    for name in store_files(folder):
+    for name in store_files(folder) if video_ids else []:
         held = pc.is_in(read_file(folder, name, ["video_id"])["video_id"], value_set=unwanted)
         if not pc.any(held).as_py():
             continue
@@ -112,14 +132,6 @@ def drop_videos(folder: ReadableFolder, video_ids: set[str]) -> int:
         else:
             folder.delete([name])
     return gone
-
-
-def delete_failed(folder: ReadableFolder) -> int:
-    """Delete the files of failed videos, so that the next run plans them again; returns how many videos that frees."""
-    names = [name for name in store_files(folder) if name.startswith("failed-")]
-    videos = sum(len(read_file(folder, name, ["video_id"])["video_id"].unique()) for name in names)
-    folder.delete(names)
-    return videos
 
 
 def frames_of(rows: pa.Table) -> pa.Table:

@@ -39,27 +39,34 @@ class FolderLike(Protocol):
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
 
+    def filesystem(self) -> Any:
+        """The pyarrow file system, and this folder's path in it."""
+
 
 def commit_interval_s(run_s: float) -> float:
     """How long complete videos may wait for their file: min(60 s, max(2 s, 5 % of the run so far))."""
     return min(60.0, max(2.0, 0.05 * run_s))
 
 
-def settle_spec(folder: FolderLike, spec: Mapping[str, Any], *, write: bool = True) -> None:
+def settle_spec(folder: FolderLike, spec: Mapping[str, Any], *, has_data: bool = True) -> None:
     """Write the spec of a new store, or check that an old one has the same.
+
+    Args:
+        folder: the store.
+        spec: what this run would write under.
+        has_data: whether the store holds rows; one without takes the new spec.
 
     Raises:
         ValueError: the store was made under another spec; the message names each field that differs.
     """
-    if folder.exists(s.SPEC_FILE):
-        theirs = json.loads(folder.read(s.SPEC_FILE))
-        differences = s.spec_differences(spec, theirs)
+    if folder.exists(s.SPEC_FILE) and has_data:
+        differences = s.spec_differences(spec, json.loads(folder.read(s.SPEC_FILE)))
         if differences:
             raise ValueError(
                 f"--store {folder.display} was made under another spec (this run / the store): "
                 f"{'; '.join(differences)}. Give these options as the store has them, or name another --store."
             )
-    elif write:
+    else:
         folder.write(s.SPEC_FILE, json.dumps(spec, indent=1, sort_keys=True).encode())
 
 
@@ -106,20 +113,24 @@ class StoreWriter:
         return self._waiting_bytes > 0 and (late or self._waiting_bytes >= TARGET_BYTES)
 
     def commit(self) -> list[str]:
-        """Write what waits; return the names of the new files. When this returns, the videos are done for good."""
+        """Write what waits; return the names of the new files. When this returns, the videos are done for good.
+
+        May be called again after it was interrupted anywhere: what was written is then written again under the same
+        name, and never under a second one.
+        """
         written = []
-        for kind, videos in self._waiting.items():
+        for kind in ("part", "failed"):
+            videos = self._waiting[kind]
             if not videos:
                 continue
             name = f"{kind}-{self.run_id}-{self._sequence:05d}.parquet"
             self.folder.write(name, parquet_bytes(pa.concat_tables(videos)))
-            self._sequence += 1
+            self._waiting[kind], self._sequence = [], self._sequence + 1
             written.append(name)
             for video in videos:
                 self.videos[video_status(video)] += 1
                 self.rows += video.num_rows
                 self.frames += sum(filter(None, video["num_frames"].to_pylist()))
-            videos.clear()
         self._waiting_bytes = 0
         self._committed_s = self._clock()
         self.files += written

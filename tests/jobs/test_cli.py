@@ -82,7 +82,8 @@ def test_unknown_jobs_and_none_are_wrong_arguments(capfd):
 
 def test_every_job_shows_its_options_on_stdout(capfd):
     assert main(["--help"]) == 0
-    assert all(name in capfd.readouterr().out for name in JOBS)
+    told = capfd.readouterr().out
+    assert all(name in told for name in JOBS)
     assert main(["extract", "--help"]) == 0
     assert "--decode-timeout-s" in capfd.readouterr().out
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,11 @@ class Runs:
         self.folder, self.store, self.corpus = folder, folder / "store", folder / "corpus"
         self.corpus.mkdir()
         self.good = [self.corpus / f"good{number:02d}.mp4" for number in range(GOOD)]
-        for path in self.good:
-            odd_videos.write_clip(path, frames=40, size_px=(320, 240))
+        for number, path in enumerate(self.good):
+            if number < 4:
+                odd_videos.write_clip(path, frames=40 + number, size_px=(320, 240))
+            else:
+                shutil.copy(self.good[number % 4], path)
         self.damaged = write_damaged(self.corpus, self.good[:4], DAMAGED, seed=1)
         self.scratch = folder / "scratch"
 

@@ -70,5 +70,3 @@ def test_an_hour_of_720p_stays_under_base_plus_300_mb_in_every_process(tmp_path,
     assert summary["frames"] == (3600 if sampling else 90_000)
     assert summary["units"] == -(-summary["frames"] // 1024)
     assert_no_growth({"base": base, "hour": peaks}, "base", "hour", 300)
-
-

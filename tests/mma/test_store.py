@@ -126,13 +126,45 @@ def test_with_descriptors_puts_each_rows_values_into_that_row():
     assert filled["AU01"].to_pylist() == [[1.0] * 2, [2.0] * 3]
 
 
-def test_failed_videos_stand_in_files_of_their_own_and_can_be_freed(tmp_path):
+def test_failed_videos_stand_in_files_of_their_own(tmp_path):
     folder = Folder(str(tmp_path))
     out = store_of(folder, settled("good", 2), settled("bad", status=s.FAILED))
     assert [name.split("-")[0] for name in reader.store_files(folder)] == ["failed", "part"]
     assert out.videos == {"ok": 1, "partial": 0, "no_face": 0, "failed": 1}
-    assert reader.delete_failed(folder) == 1
-    assert set(reader.read_index(folder)["video_id"].to_pylist()) == {"good"}
+    index = reader.read_index(folder)
+    assert {row["file"].split("-")[0]: row["video_id"] for row in index.to_pylist()} == {
+        "failed": "bad",
+        "part": "good",
+    }
+
+
+def test_a_chunk_that_stands_twice_is_refused_with_both_files_named(tmp_path):
+    folder = Folder(str(tmp_path))
+    store_of(folder, settled("a", 2))
+    store_of(folder, settled("a", 2), run_id="r2")
+    with pytest.raises(ValueError, match=r"'a' twice, in part-r1-00000.parquet and part-r2-00000.parquet"):
+        reader.read_index(folder)
+
+
+def test_a_commit_that_was_interrupted_and_is_done_again_doubles_nothing(tmp_path, monkeypatch):
+    folder = Folder(str(tmp_path))
+    out = writer.StoreWriter(folder, MMA26, SPEC, "r1")
+    for video in (settled("a"), settled("b", status=s.FAILED)):
+        out.add(video)
+    honest = Folder.write
+
+    def interrupted(self, name, data):
+        honest(self, name, data)
+        raise SystemExit(143)
+
+    for _ in range(2):
+        monkeypatch.setattr(Folder, "write", interrupted)
+        with pytest.raises(SystemExit):
+            out.commit()
+    monkeypatch.setattr(Folder, "write", honest)
+    out.commit()
+    assert sorted(reader.read_index(folder)["video_id"].to_pylist()) == ["a", "b"]
+    assert sum(out.videos.values()) == 2
 
 
 def test_dropping_videos_keeps_the_others_of_their_files(tmp_path):
