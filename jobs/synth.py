@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cluster.lock import LockHeld, StoreLock
@@ -137,14 +136,17 @@ def _settle_options(folder: Folder, options: Options) -> None:
 
 def _write_tables(folder: Folder, clips: list[made.Clip]) -> None:
     for name, table in (("data_info.csv", made.data_info(clips)), ("subjects.csv", made.subjects_table(clips))):
-        buffer = io.BytesIO()
-        pyarrow.csv.write_csv(table, buffer)
-        folder.write(name, buffer.getvalue())
+        folder.write(name, _csv(table))
     folder.write("truth.parquet", _parquet([made.truth_table(clips)]))
     folder.write(
         "frames.parquet", _parquet(made.frame_table(clip, made.play(clip, made.frame_times(clip))) for clip in clips)
     )
     folder.write("ceiling.json", json.dumps(made.ceiling(clips), indent=1).encode())
+
+
+def _csv(table: pa.Table) -> bytes:
+    # Arrow's own writer would quote every string, which labels as they are handed out are not.
+    return table.to_pandas().to_csv(index=False).encode()
 
 
 def _parquet(tables: Any) -> bytes:
@@ -236,9 +238,7 @@ def _write_damaged(folder: Folder, clips: list[made.Clip], options: Options) -> 
         made_files = write_damaged(out, good, options.damaged, options.seed)
         for entry in made_files:
             folder.child("damaged").write(entry["name"], (out / entry["name"]).read_bytes())
-    buffer = io.BytesIO()
-    pyarrow.csv.write_csv(pa.Table.from_pylist(made_files), buffer)
-    folder.write("damaged.csv", buffer.getvalue())
+    folder.write("damaged.csv", _csv(pa.Table.from_pylist(made_files)))
     return made_files
 
 
