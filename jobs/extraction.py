@@ -75,6 +75,7 @@ class Extraction:
                 timeout_s=options.decode_timeout_s,
                 faces=faces,
             )
+        self.retries_before = retry_count()
         self.intake: Intake | None = None
         self.error: JobFailedError | None = None
 
@@ -250,7 +251,7 @@ class Extraction:
             "frames_per_s": round(frames / seconds, 2),
             "changed": todo.changed,
             "missing": lacking,
-            "retries": retry_count() + (self.intake.retries if self.intake else 0),
+            "retries": retry_count() - self.retries_before + (self.intake.retries if self.intake else 0),
             "repeated_rows": self.intake.assembler.repeated_rows if self.intake else 0,
             "store": self.folder.display,
             "store_videos": store,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.capture import FDCapture, MultiCapture
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))
@@ -68,18 +69,28 @@ def ray_cluster(session_environment) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-@pytest.fixture
-def job(ray_cluster, capfd) -> Callable[..., Ran]:
-    """Run a job in this process on the session's cluster: `job("extract", "--videos", ...)`."""
+@pytest.fixture(scope="session")
+def run_job(ray_cluster) -> Callable[..., Ran]:
+    """Run a job in this process on the session's cluster: `run_job("extract", "--videos", ...)`."""
     from jobs.cli import main
 
     def run(*arguments: object) -> Ran:
-        capfd.readouterr()
-        code = main([str(each) for each in arguments])
-        out, err = capfd.readouterr()
+        capture = MultiCapture(in_=None, out=FDCapture(1), err=FDCapture(2))
+        capture.start_capturing()
+        try:
+            code = main([str(each) for each in arguments])
+            out, err = capture.readouterr()
+        finally:
+            capture.stop_capturing()
         return Ran(code, json.loads(out) if out.strip() else {}, err)
 
     return run
+
+
+@pytest.fixture
+def job(run_job) -> Callable[..., Ran]:
+    """`run_job`, by a shorter name."""
+    return run_job
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,39 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-ROLES = {"jobs": "driver", "read_faces": "decode worker", "MMAActor": "MMA actor", "mma.video.child": "decoder"}
-"""Roles by a word of the command line; Ray names a worker after what it runs."""
+ROLES = {"read_faces": "decode worker", "MMAActor": "MMA actor", "mma.video.child": "decoder"}
+"""Roles of the driver's children by a word of the command line; Ray names a worker after what it runs."""
 
-PERIOD_S = 0.25
+PERIOD_S = 0.1
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    """The peaks of this process and its children, by role, while the block runs."""
+    peaks: dict[str, float] = defaultdict(float)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(PERIOD_S):
+            _note_peaks(os.getpid(), peaks)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
 
 
 def watched_job(folder: Path, *arguments: object, limit_s: float = 3000.0) -> tuple[dict, dict[str, float]]:
@@ -35,29 +57,27 @@ def watched_job(folder: Path, *arguments: object, limit_s: float = 3000.0) -> tu
         until = time.monotonic() + limit_s
         while process.poll() is None:
             assert time.monotonic() < until, (folder / f"{mark}.err").read_text()
-            for role, megabytes in _memory(process.pid):
-                peaks[role] = max(peaks[role], megabytes)
+            _note_peaks(process.pid, peaks)
             time.sleep(PERIOD_S)
     told = (folder / f"{mark}.err").read_text()
     assert process.returncode == 0, told
     return json.loads((folder / f"{mark}.out").read_text()), dict(peaks)
 
 
-def _memory(driver: int) -> list[tuple[str, float]]:
-    found = []
+def _note_peaks(driver: int, peaks: dict[str, float]) -> None:
     try:
-        family = [psutil.Process(driver), *psutil.Process(driver).children(recursive=True)]
+        children = psutil.Process(driver).children(recursive=True)
     except psutil.NoSuchProcess:
-        return found
-    for process in family:
+        return
+    for pid in [driver, *(child.pid for child in children)]:
         try:
-            words = " ".join(process.cmdline())
-            role = next((role for word, role in reversed(ROLES.items()) if word in words), None)
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            role = next((role for word, role in ROLES.items() if word in words), None)
+            role = "driver" if pid == driver else role
             if role:
-                found.append((role, _anonymous_mb(process.pid)))
-        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                peaks[role] = max(peaks[role], _anonymous_mb(pid))
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
             continue
-    return found
 
 
 def _anonymous_mb(pid: int) -> float:

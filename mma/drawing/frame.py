@@ -14,7 +14,7 @@ from mma.drawing.body import BODY_ORIGIN_PX, BODY_PX_PER_UNIT
 from mma.drawing.canvas import F32
 from mma.drawing.head import Head, brow_line, coarse_depth, head
 from mma.drawing.identity import Identity
-from mma.drawing.motion import AUS, complete, eye_shape, jaw_drop, mouth_shape, moved, skin_field
+from mma.drawing.motion import AUS, complete, eye_shape, mouth_shape, moved, skin_field
 from mma.drawing.pose import Pose, body_transform, canvas_map, pose_of, project
 from mma.drawing.scene import Scene, background, expose, light_colour, soft_shadows
 
@@ -130,7 +130,6 @@ def _shading(
 ) -> tuple[F32, F32]:
     """Factor on the albedo, and what the skin mirrors in grey levels; both (H, W)."""
     intensities = np.array([v[name] for name in AUS])
-    intensities[AUS.index("AU26")] = jaw_drop(v)
     height = folds.relief(identity, intensities)
     slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125)
     slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125)

@@ -20,7 +20,8 @@ from mma.drawing.identity import Identity
 
 AUS = MMA26.action_units
 CONTROLS = (*AUS, "AU45", "speech", "gaze_x", "gaze_y", "yaw_deg", "pitch_deg", "roll_deg")
-"""Names a frame's state may carry; a missing one is 0."""
+"""Names a frame's state may carry; a missing one is 0. `speech` draws nothing of its own: AU25 and AU26 hold what it
+moves."""
 
 FIELD_STEP = 4
 """Canvas pixels a sample of the displacement field."""
@@ -103,15 +104,9 @@ def _limits() -> NDArray[np.float64]:
     return UPPER_LIMIT + (LOWER_LIMIT - UPPER_LIMIT) / (1 + np.exp(-(y - 0.55) / 0.06))
 
 
-def jaw_drop(v: Mapping[str, float]) -> float:
-    """How far the jaw is open, in [0, 1]: AU26, and some for speech."""
-    return float(1 - (1 - v["AU26"]) * (1 - 0.28 * v["speech"]))
-
-
 def skin_field(identity: Identity, v: Mapping[str, float]) -> F32:
     """The skin's displacement (h, w, 2) in units, one sample every FIELD_STEP canvas pixels."""
     weights = np.array([v[name] for name in AUS], np.float32)
-    weights[AUS.index("AU26")] = jaw_drop(v)
     modes = _skin_modes(identity)
     field = canvas.blended(weights, modes).transpose(1, 2, 0)
     return _limited(field.astype(np.float64), _limits()).astype(np.float32)
@@ -213,9 +208,8 @@ def _mouth_curves(identity: Identity, v: Mapping[str, float]) -> tuple[Points, P
     smile, frown, stretch, dimple = v["AU12"], v["AU15"], v["AU20"], v["AU14"]
     tight, press, chin, lift = v["AU23"], v["AU24"], v["AU17"], v["AU10"]
     shut = 1 - 0.75 * max(tight, press)
-    jaw = jaw_drop(v)
-    part = 1 - (1 - v["AU25"]) * (1 - 0.45 * v["speech"])
-    gap = (0.055 * part + 0.035 * part * smile + 0.142 * jaw * (0.25 + 0.75 * max(part, 0.4 * v["AU26"]))) * shut
+    jaw, part = v["AU26"], v["AU25"]
+    gap = (0.055 * part + 0.035 * part * smile + 0.142 * jaw * (0.25 + 0.75 * max(part, 0.4 * jaw))) * shut
     rise = 0.022 * part * shut + 0.014 * smile + 0.030 * lift + 0.018 * chin - 0.012 * frown
 
     half = identity.mouth_half_width + 0.105 * smile + 0.110 * stretch - 0.028 * dimple - 0.055 * tight

@@ -87,7 +87,7 @@ def sample_scene(
         unit_px=unit,
         light=(float(light[0]), float(light[1]), float(light[2])),
         ambient=float(rng.uniform(0.30, 0.70)),
-        dapple=float(rng.uniform(0.0, 0.045)),
+        dapple=float(rng.uniform(0.0, 0.06)),
         exposure=float(rng.uniform(0.82, 1.10)),
         warmth=float(np.clip(rng.normal(0, 0.45), -1, 1)),
         drift_px=float(side * rng.uniform(0.0, 0.006)),
@@ -96,8 +96,8 @@ def sample_scene(
         blur_px=float(rng.uniform(0.3, 0.75) * side / 240),
         noise=float(rng.uniform(1.0, 4.0)),
         yaw_deg=float(np.clip(rng.normal(0, 4.5), -7, 7)),
-        pitch_deg=float(np.clip(rng.normal(0, 3.0), -4, 4)),
-        roll_deg=float(np.clip(rng.normal(0, 2.5), -4, 4)),
+        pitch_deg=float(np.clip(rng.normal(0, 3.5), -5, 5)),
+        roll_deg=float(np.clip(rng.normal(0, 3.0), -5, 5)),
         background_seed=int(rng.integers(2**31)),
     )
 

@@ -89,13 +89,13 @@ def draw_beard(identity: Identity, rng: np.random.Generator) -> F32:
     """Cover (H, W) of the beard."""
     x, y = canvas.grid()
     mouth = identity.mouth_y
-    cheek_line = 0.55 + 0.45 * np.clip(1 - np.abs(x) / 1.0, 0, 1) ** 0.8
-    full = 1 / (1 + np.exp(np.clip((cheek_line - y) / 0.05, -30, 30)))
+    cheek_line = 0.58 + 0.52 * np.clip(1 - np.abs(x) / 1.0, 0, 1) ** 0.6
+    full = 1 / (1 + np.exp(np.clip((cheek_line - y) / 0.07, -30, 30)))
     bare = bump(x, y, (0.0, identity.nose_y + 0.05), (0.24, 0.10))
     lip = np.exp(-(((y - (mouth - 0.19)) / 0.055) ** 4)) * np.exp(-((x / 0.40) ** 6))
-    hairs = np.clip(0.85 + 0.35 * texture(rng, _SHAPE, (0.7, 1.3)), 0.2, 1.2)
+    hairs = np.clip(0.85 + 0.24 * texture(rng, _SHAPE, (0.7, 1.3)), 0.2, 1.2)
     if identity.beard == "full":
-        return np.asarray(np.clip((full * (1 - 0.9 * bare)) * 0.82 * hairs, 0, 0.95), np.float32)
+        return np.asarray(np.clip(np.maximum(full * (1 - 0.9 * bare), 0.9 * lip) * 0.58 * hairs, 0, 0.95), np.float32)
     if identity.beard == "stubble":
         return np.asarray(np.clip(full * (1 - bare) * 0.26 * hairs, 0, 1), np.float32)
     if identity.beard == "moustache":
@@ -123,15 +123,15 @@ def draw_glasses(identity: Identity) -> F32 | None:
         ring += [side * 0.51, 0.06]
         lens = filled(_SHAPE, to_px(ring))
         layer[..., :3] += (np.float32(225) - layer[..., :3]) * lens[..., None]
-        cover = np.maximum(cover, 0.05 * lens)
-        rim = stroked(_SHAPE, to_px(ring), 3, 0.5)
+        cover = np.maximum(cover, 0.04 * lens)
+        rim = stroked(_SHAPE, to_px(ring), 2, 0.5)
         temple = stroked(
-            _SHAPE, to_px(np.array([[side * 0.88, 0.0], [side * 1.2 * identity.face_width, -0.04]])), 3, 0.5
+            _SHAPE, to_px(np.array([[side * 0.88, 0.0], [side * 1.2 * identity.face_width, -0.04]])), 2, 0.5
         )
         for part in (rim, temple):
             layer[..., :3] += (np.array(identity.glasses_colour, np.float32) - layer[..., :3]) * part[..., None]
             cover = np.maximum(cover, part * 0.8)
-    bridge = stroked(_SHAPE, to_px(smooth_curve(np.array([[-0.145, 0.03], [0.0, -0.02], [0.145, 0.03]]))), 3, 0.5)
+    bridge = stroked(_SHAPE, to_px(smooth_curve(np.array([[-0.145, 0.03], [0.0, -0.02], [0.145, 0.03]]))), 2, 0.5)
     layer[..., :3] += (np.array(identity.glasses_colour, np.float32) - layer[..., :3]) * bridge[..., None]
     layer[..., 3] = np.maximum(cover, bridge * 0.8)
     return layer

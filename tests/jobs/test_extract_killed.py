@@ -34,7 +34,7 @@ class Runs:
         self.good = [self.corpus / f"good{number:02d}.mp4" for number in range(GOOD)]
         for number, path in enumerate(self.good):
             if number < 4:
-                odd_videos.write_clip(path, frames=40 + number, size_px=(320, 240))
+                odd_videos.write_clip(path, frames=60 + number, size_px=(320, 240))
             else:
                 shutil.copy(self.good[number % 4], path)
         self.damaged = write_damaged(self.corpus, self.good[:4], DAMAGED, seed=1)
@@ -55,7 +55,9 @@ class Runs:
         ]  # fmt: skip
         # A file and not a pipe for what it says: processes that outlive it would keep a pipe open.
         with open(self.folder / f"{mark}.err", "w") as err:
-            return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=err, text=True), mark
+            return subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=err, text=True, start_new_session=True
+            ), mark
 
     def told(self, mark: str) -> str:
         return (self.folder / f"{mark}.err").read_text()
@@ -98,25 +100,40 @@ def kill_all(mark: str, chosen: tuple[str, ...]) -> None:
             process.send_signal(number)
 
 
+def newly(summary: dict) -> int:
+    """Videos that this run committed."""
+    return sum(summary[status] for status in ("ok", "partial", "no_face", "failed"))
+
+
+KILLS = [
+    (signal.SIGKILL, DRIVER_AND_WORKERS),
+    (signal.SIGKILL, DRIVER_AND_WORKERS),
+    (signal.SIGKILL, (*DRIVER_AND_WORKERS, "raylet")),
+]
+
+
 @pytest.mark.timeout(420)
-def test_killed_again_and_again_then_finished_every_video_stands_once(tmp_path):
-    runs = Runs(tmp_path)
-    draw = random.Random(7)
+def test_killed_three_times_and_stopped_once_then_finished_every_video_stands_once(tmp_path):
+    end_again_and_again(Runs(tmp_path), random.Random(7), [*KILLS, (signal.SIGTERM, ())])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_other_instants_and_by_ctrl_c_too(tmp_path, seed):
+    end_again_and_again(Runs(tmp_path), random.Random(seed), [*KILLS, (signal.SIGINT, ()), (signal.SIGTERM, ())])
+
+
+def end_again_and_again(runs: Runs, draw: random.Random, ends: list[tuple[signal.Signals, tuple[str, ...]]]) -> None:
     done_before: Counter = Counter()
     done_opened: Counter = Counter()
     last_scratch: list[Path] = []
-    ends = [
-        (signal.SIGKILL, DRIVER_AND_WORKERS),
-        (signal.SIGKILL, DRIVER_AND_WORKERS),
-        (signal.SIGKILL, (*DRIVER_AND_WORKERS, "raylet")),
-        (signal.SIGTERM, ()),
-        (signal.SIGINT, ()),
-    ]
+    committed_at_end: list[int] = []
     for number, kinds in ends:
         process, mark = runs.start()
-        runs.wait_for_progress(process, draw.randint(4, 14))
+        runs.wait_for_progress(process, draw.randint(2, 7))
         assert not [path for path in last_scratch if path.exists()], "scratch of a killed run outlived the next start"
-        time.sleep(draw.uniform(0, 1.5))
+        time.sleep(draw.uniform(0, 1.0))
         assert process.poll() is None, runs.told(mark)
         if kinds:
             kill_all(mark, kinds)
@@ -128,18 +145,21 @@ def test_killed_again_and_again_then_finished_every_video_stands_once(tmp_path):
                 assert not left, f"left after 5 s: {[each.cmdline() for each in left]}"
             last_scratch = [path for path in runs.scratch.rglob("*") if path.is_dir() and path.name[:1].isdigit()]
         else:
-            process.send_signal(number)
+            # As a terminal does: Ctrl-C comes to the whole group.
+            os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
             out, _ = process.communicate(timeout=60)
             assert process.returncode == 128 + number, runs.told(mark)
-            assert json.loads(out)["job"] == "extract"
+            summary = json.loads(out)
+            rows = runs.committed()
+            assert sum(summary["store_videos"].values()) == len(rows) == len(done_before) + newly(summary)
         now = runs.committed()
         assert all(now[video_id] == chunks for video_id, chunks in done_before.items())
         opened = runs.opened()
-        again = {
-            video_id for video_id, times in opened.items() if video_id in done_before and times > done_opened[video_id]
-        }
+        again = {video_id for video_id in done_before if opened[video_id] > done_opened[video_id]}
         assert not again, "videos whose rows were committed at a kill were decoded again"
-        done_before, done_opened = dict(now), opened
+        done_before, done_opened = now, opened
+        committed_at_end.append(len(now))
+    assert committed_at_end[len(KILLS) - 1] > 0, "nothing was ever committed before a kill: the test shows nothing"
     process, mark = runs.start()
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, runs.told(mark)
