@@ -34,7 +34,7 @@ class Runs:
         self.good = [self.corpus / f"good{number:02d}.mp4" for number in range(GOOD)]
         for number, path in enumerate(self.good):
             if number < 4:
-                odd_videos.write_clip(path, frames=60 + number, size_px=(320, 240))
+                odd_videos.write_clip(path, frames=100 + number, size_px=(320, 240))
             else:
                 shutil.copy(self.good[number % 4], path)
         self.damaged = write_damaged(self.corpus, self.good[:4], DAMAGED, seed=1)
@@ -62,10 +62,12 @@ class Runs:
     def told(self, mark: str) -> str:
         return (self.folder / f"{mark}.err").read_text()
 
-    def wait_for_progress(self, process: subprocess.Popen, more: int, limit_s: float = 120) -> None:
-        """Until so many more videos were opened by a decoder."""
-        before, until = len(faults.opened_videos(self.folder)), time.monotonic() + limit_s
-        while len(faults.opened_videos(self.folder)) < before + more:
+    def wait_for_progress(self, process: subprocess.Popen, opened: int, files: int, limit_s: float = 120) -> None:
+        """Until so many more videos were opened by a decoder, and so many more files committed."""
+        opened += len(faults.opened_videos(self.folder))
+        files += len(list(self.store.glob("*.parquet")))
+        until = time.monotonic() + limit_s
+        while len(faults.opened_videos(self.folder)) < opened or len(list(self.store.glob("*.parquet"))) < files:
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < until, "the run made no progress"
             time.sleep(0.01)
@@ -129,9 +131,10 @@ def end_again_and_again(runs: Runs, draw: random.Random, ends: list[tuple[signal
     done_opened: Counter = Counter()
     last_scratch: list[Path] = []
     committed_at_end: list[int] = []
-    for number, kinds in ends:
+    for turn, (number, kinds) in enumerate(ends):
         process, mark = runs.start()
-        runs.wait_for_progress(process, draw.randint(2, 7))
+        # The first end may come before anything is committed, the others not.
+        runs.wait_for_progress(process, draw.randint(2, 7), files=min(turn, 1))
         assert not [path for path in last_scratch if path.exists()], "scratch of a killed run outlived the next start"
         time.sleep(draw.uniform(0, 1.0))
         assert process.poll() is None, runs.told(mark)
