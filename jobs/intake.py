@@ -71,6 +71,7 @@ class Intake:
             for batch in incoming:
                 if self.stop.signal:
                     say("stopping: what is complete is committed")
+                    self.commit()  # at once: leaving the block waits for the pipeline to close
                     return
                 if batch is not None:
                     self._add(batch)

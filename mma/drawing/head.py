@@ -87,7 +87,7 @@ def _skin(identity: Identity, rng: np.random.Generator) -> F32:
         hollow = (0.07 + 0.09 * identity.age) * bump(x, y, (side * 0.42, 0.20), (0.18, 0.06))
         # Sockets are darker than cheeks and nose in every skin; face detectors live on it.
         socket = bump(x, y, (side * 0.47, -0.03), (0.26, 0.13)) - 0.55 * bump(x, y, (side * 0.55, 0.45), (0.30, 0.18))
-        picture *= 1 - hollow[..., None] - (0.22 + 0.21 * identity.tone) * socket[..., None]
+        picture *= 1 - hollow[..., None] - (0.25 + 0.20 * identity.tone) * socket[..., None]
     bridge = bump(x, y, (0.0, 0.12), (0.07, 0.32))
     picture *= 1 + (0.06 + 0.08 * identity.tone) * bridge[..., None]
     redness = redness + 0.6 * bump(x, y, (0.0, identity.nose_y), (0.17, 0.12))

@@ -87,7 +87,7 @@ def sample_scene(
         unit_px=unit,
         light=(float(light[0]), float(light[1]), float(light[2])),
         ambient=float(rng.uniform(0.30, 0.70)),
-        dapple=float(rng.uniform(0.0, 0.06)),
+        dapple=float(rng.uniform(0.0, 0.05)),
         exposure=float(rng.uniform(0.82, 1.10)),
         warmth=float(np.clip(rng.normal(0, 0.45), -1, 1)),
         drift_px=float(side * rng.uniform(0.0, 0.006)),

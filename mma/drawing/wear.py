@@ -111,6 +111,8 @@ def draw_glasses(identity: Identity) -> F32 | None:
     layer[..., :3] = np.array(identity.glasses_colour, np.float32)
     cover = np.zeros(_SHAPE, np.float32)
     angle = np.linspace(0, 2 * np.pi, 33)
+    # Long hair and scarves cover the temples.
+    ends = 0.98 if identity.hair_style in ("long", "scarf") else 1.2 * identity.face_width
     power = 0.95 if identity.glasses == "round" else 0.55
     for side in (-1, 1):
         ring = np.stack(
@@ -122,11 +124,11 @@ def draw_glasses(identity: Identity) -> F32 | None:
         )
         ring += [side * 0.51, 0.06]
         lens = filled(_SHAPE, to_px(ring))
-        layer[..., :3] += (np.float32(225) - layer[..., :3]) * lens[..., None]
-        cover = np.maximum(cover, 0.04 * lens)
+        layer[..., :3] += (np.float32(50) - layer[..., :3]) * lens[..., None]
+        cover = np.maximum(cover, 0.10 * lens)
         rim = stroked(_SHAPE, to_px(ring), 2, 0.5)
         temple = stroked(
-            _SHAPE, to_px(np.array([[side * 0.88, 0.0], [side * 1.2 * identity.face_width, -0.04]])), 2, 0.5
+            _SHAPE, to_px(np.array([[side * 0.88, 0.0], [side * ends, -0.04]])), 2, 0.5
         )
         for part in (rim, temple):
             layer[..., :3] += (np.array(identity.glasses_colour, np.float32) - layer[..., :3]) * part[..., None]
