@@ -127,9 +127,7 @@ def draw_glasses(identity: Identity) -> F32 | None:
         layer[..., :3] += (np.float32(50) - layer[..., :3]) * lens[..., None]
         cover = np.maximum(cover, 0.10 * lens)
         rim = stroked(_SHAPE, to_px(ring), 2, 0.5)
-        temple = stroked(
-            _SHAPE, to_px(np.array([[side * 0.88, 0.0], [side * ends, -0.04]])), 2, 0.5
-        )
+        temple = stroked(_SHAPE, to_px(np.array([[side * 0.88, 0.0], [side * ends, -0.04]])), 2, 0.5)
         for part in (rim, temple):
             layer[..., :3] += (np.array(identity.glasses_colour, np.float32) - layer[..., :3]) * part[..., None]
             cover = np.maximum(cover, part * 0.8)

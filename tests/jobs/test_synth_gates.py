@@ -2,11 +2,14 @@
 
 Gate 1 (pixel floor): ridge on 28 x 28 grey crops, each standardised, is scored on subjects it never saw, against the
 noisy frame labels with the unknown ones left out; every subject is held out once (five folds, penalty and thresholds
-chosen on one other fold), which is steadier than the corpus's own split with its 15 test subjects (there the AUs'
-margin varied by .08 from seed to seed). Action units with at least 5 % positives count.
+chosen on one other fold), which is steadier than the corpus's own split with its 15 test subjects (there the action
+units' F1 over always-positive varied by .08 from seed to seed). Action units with at least 5 % positives count.
 
 Gate 5 (detectors): through the follower with its own settings; a face counts as found where its box lies on the drawn
-one. Movement: 98 % of the steps, as the gate leaves the share open.
+one. The gate names no share of the steps that must stay under 5 % of the side: 98 % here.
+
+The short look is noisy (F1 over always-positive: sd about .04 between seeds at 270 frames) and catches gross marks
+alone; the longer one, at about 1,800 frames of 60 subjects, is the measure.
 """
 
 from __future__ import annotations
@@ -175,8 +178,9 @@ def of(samples: dict[str, Sample], detector: str) -> Sample:
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory) -> dict[str, Sample]:
-    """59 clips of as many subjects, 4 frames a second: 59 x 8 frames, all kept for ridge."""
-    options = made.CorpusOptions(videos=59, seed=5, seconds=(2.0, 2.0), fps=4.0)
+    """90 clips of 60 subjects, 3 frames each: 270 frames, all kept for ridge. With this seed ridge's AU F1 lay .02 under
+    (haar) and .01 over always-positive (yunet), its expression macro F1 at .11 and .14; all faces were found."""
+    options = made.CorpusOptions(videos=90, seed=5, seconds=(1.0, 1.0), fps=3.0)
     return see_corpus(tmp_path_factory.mktemp("short"), known_detectors(), options, every=1)
 
 
@@ -191,7 +195,7 @@ def test_faces_of_all_subjects_are_found(short, detector: str) -> None:
 
 
 def test_boxes_hold_still_from_frame_to_frame(tmp_path) -> None:
-    options = made.CorpusOptions(videos=8, seed=5, seconds=(1.5, 1.5))
+    options = made.CorpusOptions(videos=4, seed=5, seconds=(1.5, 1.5))
     for sample in see_corpus(tmp_path, known_detectors(), options, every=3).values():
         check_still(sample)
 

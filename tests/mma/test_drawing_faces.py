@@ -48,7 +48,7 @@ def moved_units(identity: Identity, scene: Scene, state: dict[str, float]) -> di
 def states(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
     drawn: list[dict[str, float]] = [{au: 1.0} for au in m.AUS] + [dict(each) for each in EXPRESSIONS.values()]
     for _ in range(count):
-        drawn.append({au: float(rng.uniform()) for au in rng.choice(m.AUS, 6, replace=False)} | {"speech": 0.5})
+        drawn.append({au: float(rng.uniform()) for au in rng.choice(m.AUS, 6, replace=False)})
     return [*drawn, dict.fromkeys(m.AUS, 1.0)]
 
 
@@ -172,6 +172,13 @@ def test_an_unknown_control_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="AU99"):
         draw_frame(sample_identity(rng), sample_scene(rng), {"AU99": 1.0})
     assert set(CONTROLS) >= {*m.AUS, "AU45", "speech", "gaze_x", "gaze_y", "yaw_deg", "pitch_deg", "roll_deg"}
+
+
+def test_speech_draws_nothing_beyond_the_action_units_that_it_moves() -> None:
+    rng = np.random.default_rng(0)
+    identity, scene = sample_identity(rng), sample_scene(rng)
+    silent, speaking = (draw_frame(identity, scene, {"AU25": 0.5, "AU26": 0.3, "speech": s}) for s in (0.0, 1.0))
+    np.testing.assert_array_equal(silent, speaking)
 
 
 def test_less_contrast_and_a_given_tone_are_kept() -> None:
