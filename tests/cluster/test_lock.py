@@ -70,9 +70,12 @@ from cluster.lock import StoreLock
 from cluster.storage import Folder
 StoreLock(Folder(sys.argv[1]), "parent").acquire()
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], close_fds=False)
+running, told = os.pipe()
 fork = os.fork()
 if not fork:
+    os.write(told, b"1")  # only now has it let go of what it shares with its parent
     time.sleep(30)
+os.read(running, 1)
 print(child.pid, fork, flush=True)
 time.sleep(30)
 """

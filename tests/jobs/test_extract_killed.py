@@ -34,7 +34,7 @@ class Runs:
         self.good = [self.corpus / f"good{number:02d}.mp4" for number in range(GOOD)]
         for number, path in enumerate(self.good):
             if number < 4:
-                odd_videos.write_clip(path, frames=100 + number, size_px=(320, 240))
+                odd_videos.write_clip(path, frames=70 + number, size_px=(320, 240))
             else:
                 shutil.copy(self.good[number % 4], path)
         self.damaged = write_damaged(self.corpus, self.good[:4], DAMAGED, seed=1)
