@@ -23,6 +23,9 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3000
 
+bench: setup
+	$(BIN)/python -m jobs.bench
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

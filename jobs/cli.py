@@ -49,18 +49,23 @@ def usage() -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a job and end with its exit code; the entry point of the command `mma-mrnnet`."""
+def main(arguments: Sequence[str] | None = None, *, summary_stream: Any = None) -> int:
+    """Run a job and end with its exit code; the entry point of the command `mma-mrnnet`.
+
+    Args:
+        arguments: the job's name and its options; None: those of the process.
+        summary_stream: where the summary goes; None: stdout.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return DONE if words else WRONG_INPUT
     if words[0] not in JOBS:
         return _refuse(f"there is no job {words[0]!r}; the jobs are {', '.join(JOBS)}")
-    with _stdout_for_summary() as summary_stream:
-        outcome, code = _run(words[0], words[1:], summary_stream)
+    with _stdout_for_summary() as stream:
+        outcome, code = _run(words[0], words[1:], stream)
         if outcome is not None:
-            summary_stream.write(json.dumps(outcome.summary, sort_keys=False, default=str) + "\n")
+            (summary_stream or stream).write(json.dumps(outcome.summary, sort_keys=False, default=str) + "\n")
     return code
 
 
