@@ -269,9 +269,9 @@ def soft_expression_targets(
 
 
 def _cross_entropy(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Of each cell, the target held constant; both clamped, so that both gradients are zero where they are equal."""
+    """Of each cell; both sides are clamped alike, so that the gradient is zero where they are equal."""
     probability = probability.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
-    target = target.detach().clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    target = target.clamp(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
     return -(target * torch.log(probability) + (1 - target) * torch.log1p(-probability))
 
 
