@@ -196,7 +196,8 @@ class Extraction:
             scratch_bytes=self.options.scratch_bytes,
         )
         micro_batch = self.options.micro_batch or (256 if capacity.extractor_gpus else 16)
-        extractor = {"micro_batch": micro_batch, "precision": self.precision}
+        device = "cuda" if capacity.extractor_gpus else "cpu"
+        extractor = {"micro_batch": micro_batch, "precision": self.precision, "device": device}
         for count in range(ROUNDS):
             if count:
                 say(f"{todo.num_rows} videos did not arrive whole; planned again ({count} of {ROUNDS - 1} times)")
