@@ -120,3 +120,50 @@ def _even_share(nodes: Sequence[Node], free_cpus: Sequence[float]) -> float:
     """CPUs a slot may claim so that each node holds as many slots as it has whole CPUs, cut to hundredths."""
     shares = [free / math.floor(node.cpus) for node, free in zip(nodes, free_cpus) if node.cpus >= 1 and free > 0]
     return min(1.0, max(0.25, math.floor(100 * min(shares, default=0.25)) / 100))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How many processes train, and what each of them takes of its node."""
+
+    count: int
+    cpus: float
+    gpus: float = 0.0
+
+    def told(self) -> str:
+        """What a person reads before the start."""
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.count} training worker{'s' if self.count > 1 else ''} of {self.cpus:g} CPU{gpus}"
+
+
+def plan_workers(nodes: Sequence[Node], *, count: int, cpus: float | None = None, gpus: float | None = None) -> Workers:
+    """Training workers that all find a place at the same time, as large as they can be.
+
+    Args:
+        nodes: the live nodes.
+        count: `--workers`.
+        cpus: `--worker-cpus`; None: the most whole CPUs with which all of them have room.
+        gpus: `--worker-gpus`; None: 1 where the cluster has GPUs, else 0.
+
+    Raises:
+        CapacityError: they do not fit; names the need, the nodes and the option.
+    """
+    gpus = (1.0 if any(node.gpus for node in nodes) else 0.0) if gpus is None else gpus
+
+    def room(each_cpus: float) -> int:
+        """Workers that find a place."""
+        by_cpus = [math.floor(node.cpus / each_cpus + 1e-9) for node in nodes]
+        by_gpus = [math.floor(node.gpus / gpus + 1e-9) if gpus else count for node in nodes]
+        return sum(min(pair) for pair in zip(by_cpus, by_gpus))
+
+    most = int(max((node.cpus for node in nodes), default=0))
+    sizes = [cpus] if cpus else [float(whole) for whole in range(most, 0, -1)]
+    for each_cpus in sizes:
+        if room(each_cpus) >= count:
+            return Workers(count=count, cpus=each_cpus, gpus=gpus)
+    need = f"{sizes[-1] if sizes else 1:g} CPU{f' and {gpus:g} GPU' if gpus else ''}"
+    fitting = room(sizes[-1]) if sizes else 0
+    raise CapacityError(
+        f"{count} training workers of {need} each find room for {fitting} "
+        f"(the cluster has {told_nodes(nodes) or 'no live node'}): lower --workers, --worker-cpus or --worker-gpus"
+    )

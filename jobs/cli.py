@@ -16,8 +16,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import tyro
 import yaml
@@ -27,9 +27,10 @@ from jobs.outcome import DONE, FAILED, WRONG_INPUT, InputError, JobFailedError, 
 JOBS = {
     "synth": "draw a made corpus: mp4 clips of faces, labels, truth and its known ceiling",
     "extract": "videos -> faces -> affect descriptors, into a feature store of Parquet files",
+    "train-mma": "label sets -> face crops -> a trained multi-task network (stage 1)",
     "export": "a feature store as one row a frame, csv or Parquet, for pandas and R",
 }
-"""The jobs by name, with what each is for; `jobs.<name>` holds its `Options` and its `run`."""
+"""The jobs by name, with what each is for; `jobs.<name>`, a hyphen as `_`, holds its `Options` and its `run`."""
 
 
 def usage() -> str:
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, *, summary_stream: Any = None) 
 
 def _run(job: str, arguments: list[str], help_stream: io.TextIOBase) -> tuple[Outcome | None, int]:
     try:
-        module = importlib.import_module(f"jobs.{job}")
+        module = importlib.import_module(f"jobs.{job.replace('-', '_')}")
         options = parse_options(module.Options, job, arguments, help_stream)
         if options is None:
             return None, DONE
@@ -137,20 +138,62 @@ def _with_config_file(options: type, arguments: list[str]) -> list[str]:
         raise InputError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise InputError(f"--config {path} must hold a mapping of option names to values")
-    fields = {field.name: field for field in dataclasses.fields(options)}
-    front: list[str] = []
-    for key, value in settings.items():
-        name = str(key).replace("-", "_")
-        if name not in fields:
-            raise InputError(f"--config {path} names the option {key!r}, which this job does not have")
-        flag = "--" + name.replace("_", "-")
-        if {flag, flag.replace("--", "--no-", 1)} & {word.split("=")[0] for word in words} or value is None:
-            continue
-        if isinstance(value, bool):
-            front.append(flag if value else flag.replace("--", "--no-", 1))
-        else:
-            front += [flag, *(str(each) for each in (value if isinstance(value, list) else [value]))]
+    given = {word.split("=")[0] for word in words}
+    front = [word for part in _flags(options, settings, path) if not given & set(part.names) for word in part.words]
     return front + words
+
+
+class _Setting(NamedTuple):
+    """An option from a file."""
+
+    names: tuple[str, ...]
+    """Flags that stand for it on the command line."""
+    words: list[str]
+    """What it is there."""
+
+
+def _flags(options: Any, settings: dict[Any, Any], path: str, prefix: str = "") -> Iterator[_Setting]:
+    """The settings of a file as flags; those of a dataclass inside the options stand under its name, or beside the
+    others where it has none."""
+    hints = get_type_hints(options, include_extras=True)
+    inner, own = {}, {}
+    for field in dataclasses.fields(options):
+        kind = hints[field.name]
+        base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if not dataclasses.is_dataclass(base):
+            own[field.name] = kind
+        elif base is kind:
+            inner[field.name] = base
+        else:  # annotated to have no name of its own
+            nested = {each.name for each in dataclasses.fields(base)}
+            yield from _flags(base, {k: v for k, v in settings.items() if _field(k) in nested}, path, prefix)
+            settings = {k: v for k, v in settings.items() if _field(k) not in nested}
+    for key, value in settings.items():
+        name = _field(key)
+        if name in inner and isinstance(value, dict):
+            yield from _flags(inner[name], value, path, f"{prefix}{name.replace('_', '-')}.")
+            continue
+        if name not in own:
+            raise InputError(f"--config {path} names the option {prefix + str(key)!r}, which this job does not have")
+        if value is None:
+            continue
+        flag = f"--{prefix}{name.replace('_', '-')}"
+        off = f"--{prefix}no-{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words = [flag if value else off]
+        elif isinstance(value, list):
+            each = [str(one) for one in value]
+            appends = tyro.conf.UseAppendAction in getattr(own[name], "__metadata__", ())
+            words = [word for one in each for word in (flag, one)] if appends else [flag, *each]
+        elif isinstance(value, dict):
+            words = [flag, *(str(word) for pair in value.items() for word in pair)]
+        else:
+            words = [flag, str(value)]
+        yield _Setting((flag, off), words)
+
+
+def _field(key: Any) -> str:
+    return str(key).replace("-", "_")
 
 
 @contextlib.contextmanager

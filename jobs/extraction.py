@@ -190,18 +190,18 @@ class Extraction:
         assert self.intake is not None
         reading = Reading(
             decode=self.decode,
-            descriptor_set=self.weights.descriptors.name,
             detector_weights=self.detector_bytes,
             scratch_root=self.options.scratch,
             scratch_bytes=self.options.scratch_bytes,
         )
         micro_batch = self.options.micro_batch or (256 if capacity.extractor_gpus else 16)
         device = "cuda" if capacity.extractor_gpus else "cpu"
+        descriptors = self.weights.descriptors.name
         extractor = {"micro_batch": micro_batch, "precision": self.precision, "device": device}
         for count in range(ROUNDS):
             if count:
                 say(f"{todo.num_rows} videos did not arrive whole; planned again ({count} of {ROUNDS - 1} times)")
-            dataset = build(todo, reading, self.weights.data, extractor, capacity)
+            dataset = build(todo, reading, descriptors, self.weights.data, extractor, capacity)
             self.intake.take(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
             arrived = pa.array(sorted(self.intake.assembler.done), pa.string())
             todo = todo.filter(pc.invert(pc.is_in(todo["video_id"], value_set=arrived)))

@@ -1,4 +1,4 @@
-"""From `--mma` to a network: a checkpoint at a URI, or untrained weights for a trial, marked as such."""
+"""From options to a network: a checkpoint at a URI, untrained weights for a trial, or the start of a training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 from cluster.storage import read
 from cluster.uri import StorageError, display
 from jobs.outcome import InputError, input_errors
+from jobs.progress import say
 from mma.checkpoint import dump_mma, load_mma
 from mma.descriptors import DescriptorSet
 from mma.faces.alignment import CropGeometry
-from mma.network import MMAConfig, random_mma
+from mma.init import initialise
+from mma.network import HF_PREFIX, MMAConfig, MMANetwork, random_mma
 
 HOW_TO_GET_WEIGHTS = (
     "--mma is missing: give the URI of a trained MMA checkpoint (.safetensors), "
@@ -75,3 +77,45 @@ def load_weights(mma: str | None) -> MMAWeights:
     pixels = {"mean": list(loaded.config.pixel_mean), "std": list(loaded.config.pixel_std)}
     spec = {"sha256": loaded.weights_sha256, "trunk": loaded.config.trunk, "pixels": pixels, **told}
     return MMAWeights(data=data, descriptors=loaded.config.descriptors, crop=crop, spec=spec)
+
+
+def start_network(trunk: str, descriptor_set: str, init: str | None, *, seed: int) -> tuple[MMANetwork, dict[str, Any]]:
+    """The network that a training starts from, and what is to be recorded of where its weights come from.
+
+    Args:
+        trunk: `--trunk`; an `hf:` one starts from its pretrained weights.
+        descriptor_set: `--descriptor-set`.
+        init: `--init`: weights over that start, told to people by what was loaded, skipped and missing.
+        seed: of what is random.
+
+    Raises:
+        InputError: an unknown trunk, or weights that are not there, do not fit, or would run code.
+    """
+    geometry = CropGeometry().spec()
+    if trunk.startswith(HF_PREFIX):
+        from mma.hf_trunk import hf_start
+
+        with input_errors(ValueError, option="--trunk"):
+            start = hf_start(trunk.removeprefix(HF_PREFIX))
+            config = MMAConfig(
+                trunk=trunk,
+                trunk_config=start.trunk_config,
+                descriptor_set=descriptor_set,
+                crop=geometry,
+                pixel_mean=start.pixel_mean,
+                pixel_std=start.pixel_std,
+            )
+            network = random_mma(config, seed=seed)
+            network.trunk.load_state_dict(start.state)
+        told: dict[str, Any] = {"pretrained": trunk}
+    else:
+        with input_errors(ValueError, option="--trunk"):
+            config = MMAConfig(trunk=trunk, descriptor_set=descriptor_set, crop=geometry)
+            network = random_mma(config, seed=seed)
+        told = {"random": seed}
+    if init is not None:
+        with input_errors(ValueError, StorageError, OSError, option=f"--init {display(init)}"):
+            report = initialise(network, read(init), name=display(init))
+        say(f"--init {display(init)}: {report.told()}")
+        told["init"] = {"uri": display(init), **report.to_dict()}
+    return network, told

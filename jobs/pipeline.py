@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -50,44 +50,56 @@ class Reading:
     """What a decode task needs to know; travels to every worker."""
 
     decode: DecodeOptions
-    descriptor_set: str
     detector_weights: bytes | None = None
     """The detector's file, laid into each worker's scratch."""
     scratch_root: str | None = None
     scratch_bytes: int = CAP_BYTES
 
 
-def blocks_of(plan: pa.Table, decoders: int) -> list[pa.Table]:
-    """The plan cut into one block a task: k = clamp(n // (32 x slots), 1, 64) videos each.
+def blocks_of(plan: pa.Table, decoders: int, *, most: int = 64) -> list[pa.Table]:
+    """The plan cut into one block a task: k = clamp(n // (32 x slots), 1, most) videos each.
 
     Small corpora get a video a task, so that no slot idles at the end; large ones spread Ray's cost of about a
     millisecond a task over many videos (RAY.md).
     """
-    size = min(64, max(1, plan.num_rows // (32 * decoders)))
+    size = min(most, max(1, plan.num_rows // (32 * decoders)))
     return [plan.slice(start, size).combine_chunks() for start in range(0, plan.num_rows, size)]
 
 
-def build(plan: pa.Table, reading: Reading, weights: bytes, extractor: dict[str, Any], capacity: Capacity) -> Dataset:
+def data_context() -> DataContext:
+    """Ray Data's settings for the pipelines of this project; captured by a Dataset when it is made."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
+    context.execution_options.preserve_order = False
+    return context
+
+
+def build(
+    plan: pa.Table,
+    reading: Reading,
+    descriptor_set: str,
+    weights: bytes,
+    extractor: dict[str, Any],
+    capacity: Capacity,
+) -> Dataset:
     """The pipeline over a plan (rows of `jobs.plan.PLAN_SCHEMA`); nothing runs before it is iterated.
 
     Args:
         plan: what is to be done.
         reading: settings of the decode tasks.
+        descriptor_set: name of the network's descriptor set.
         weights: an MMA checkpoint's bytes, put into the object store once and loaded by every actor.
         extractor: keyword arguments of `mma.extractor.DescriptorExtractor`.
         capacity: how many workers of each kind.
     """
-    context = DataContext.get_current().copy()  # captured by the Dataset when it is made
-    context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
-    context.execution_options.preserve_order = False
     blocks = blocks_of(plan, capacity.decoders)
-    with DataContext.current(context):
+    with DataContext.current(data_context()):
         return (
             ray.data.from_arrow(blocks)
             .map_batches(
                 read_faces,  # type: ignore[arg-type]  # Ray's type knows no functions with keyword arguments
-                fn_kwargs={"reading": reading},
+                fn_kwargs={"reading": reading, "descriptor_set": descriptor_set},
                 batch_size=None,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
@@ -111,13 +123,13 @@ def build(plan: pa.Table, reading: Reading, weights: bytes, extractor: dict[str,
         )
 
 
-def read_faces(plan: pa.Table, *, reading: Reading) -> Iterator[pa.Table]:
+def read_faces(plan: pa.Table, *, reading: Reading, descriptor_set: str) -> Iterator[pa.Table]:
     """The decode task: videos of the plan in, rows with face crops out, chunk by chunk, in order.
 
     Yields tables of one row: what `chunk_row` makes, and `faces` (large binary). Every video ends with a row
     that tells its number of chunks, whatever became of it.
     """
-    descriptors = DESCRIPTOR_SETS[reading.descriptor_set]
+    descriptors = DESCRIPTOR_SETS[descriptor_set]
     for video in plan.to_pylist():
         retries = retry_count()
         for row, faces in _rows(video, reading, descriptors):
@@ -148,14 +160,13 @@ def _rows(
     }
     index = 0
 
-    def ended(stage: str, kind: str, message: str, *, fault_of_node: bool = False) -> tuple[pa.Table, None]:
-        status = UNREACHABLE if fault_of_node else s.FAILED
-        where = f" (on {socket.gethostname()})" if fault_of_node else ""
-        told = {"error_stage": stage, "error_type": kind, "error_message": f"{message}{where}"}
+    def ended(cause: Cause) -> tuple[pa.Table, None]:
+        status = UNREACHABLE if cause.fault_of_node else s.FAILED
+        told = {"error_stage": cause.stage, "error_type": cause.error_type, "error_message": cause.message}
         return chunk_row(descriptors, {**common, **_place(common, index, index + 1), "status": status, **told}), None
 
     try:
-        worker = _worker(reading)
+        worker = worker_of(reading)
         if video["version"] is None:  # named by a table; a listing would have told
             source = stat(video["uri"])
             common.update(source_version=source.version, source_bytes=source.bytes)
@@ -164,19 +175,36 @@ def _rows(
                 told = {**_place(common, index, index + 1 if chunk.is_last else None), **_told(chunk)}
                 yield chunk_row(descriptors, {**common, **told}, vars(chunk)), chunk.faces
                 index += 1
-    except VideoError as error:
-        yield ended(error.stage, error.error_type, error.message, fault_of_node=error.error_type in NODE_FAULTS)
-    except StorageError as error:
+    except Exception as error:
+        yield ended(cause_of(error, listed=video["version"] is not None))
+
+
+class Cause(NamedTuple):
+    """Why a source gave nothing, or not all."""
+
+    stage: str
+    error_type: str
+    message: str
+    fault_of_node: bool
+    """It is the doing of this node or of storage, and says nothing of the source."""
+
+
+def cause_of(error: Exception, *, listed: bool) -> Cause:
+    """What an error says of the video or image that it came from; `listed`: a listing has shown that it is there."""
+    if isinstance(error, VideoError):
+        stage, kind, message, fault = error.stage, error.error_type, error.message, error.error_type in NODE_FAULTS
+    elif isinstance(error, StorageError):
         # What a listing has shown and this node does not see is no missing video.
-        unseen = error.missing and video["version"] is not None
-        kind = "Missing" if error.missing else "Refused"
-        yield ended("fetch", kind, str(error), fault_of_node=error.retryable or unseen)
-    except (MemoryError, OSError) as error:
-        yield ended("fetch", type(error).__name__, str(error), fault_of_node=True)
-    except Exception as error:  # a defect that this one video brings out: it must cost its own row alone
+        kind, fault = "Missing" if error.missing else "Refused", error.retryable or (error.missing and listed)
+        stage, message = "fetch", str(error)
+    elif isinstance(error, (MemoryError, OSError)):
+        stage, kind, message, fault = "fetch", type(error).__name__, str(error), True
+    else:  # a defect that this one source brings out: it must cost its own rows alone
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
-        yield ended("defect", type(error).__name__, f"{error} ({where}; please report this)")
+        stage, kind, message, fault = "defect", type(error).__name__, f"{error} ({where}; please report this)", False
+    where = f" (on {socket.gethostname()})" if fault else ""
+    return Cause(stage=stage, error_type=kind, message=f"{message}{where}", fault_of_node=fault)
 
 
 def shown_uri(uri: str) -> str:
@@ -206,7 +234,7 @@ def _told(chunk: FaceChunk) -> dict[str, Any]:
     return told
 
 
-class _Worker:
+class Worker:
     """What a worker process keeps from task to task: its decoder child and its scratch."""
 
     def __init__(self, reading: Reading):
@@ -220,20 +248,21 @@ class _Worker:
         self.slot = DecodeSlot(decode)
 
     def close(self) -> None:
+        """End the decoder and remove the scratch."""
         self.slot.close()
         self.scratch.close()
 
 
-_kept: _Worker | None = None
+_kept: Worker | None = None
 
 
-def _worker(reading: Reading) -> _Worker:
+def worker_of(reading: Reading) -> Worker:
     """The process's own worker, made on first use and again where another run's settings come."""
     global _kept
     if _kept is None or _kept.reading != reading:
         if _kept is not None:
             _kept.close()
-        _kept = _Worker(reading)
+        _kept = Worker(reading)
     return _kept
 
 

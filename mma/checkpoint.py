@@ -125,7 +125,8 @@ def _project_version() -> str:
 
 def _read_header(content: bytes, name: str) -> dict[str, Any]:
     """The safetensors header, as JSON: 8 bytes of length (little endian), then that many of JSON."""
-    if content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":
+    # The JSON's brace first: a header's length begins with 0x80 in one safetensors file of 32.
+    if content[8:9] != b"{" and (content[:4] == b"PK\x03\x04" or content[:1] == b"\x80"):
         raise ValueError(
             f"{name} is a PyTorch pickle (.pt, .pth), and loading one can run code: "
             "give a .safetensors file as train-mma or save_mma writes it"

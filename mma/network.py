@@ -10,13 +10,19 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
-from mma.trunks import TRUNKS, BasicBlock, Bottleneck
+from mma.trunks import TRUNKS, BasicBlock, Bottleneck, ResNet, Tiny
+
+if TYPE_CHECKING:
+    from mma.hf_trunk import HFTrunk
+
+HF_PREFIX = "hf:"
+"""How the names of transformers' models begin, as trunks (mma/hf_trunk.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,11 @@ class MMAConfig:
     """What an MMA network is and which pixels it expects; stored whole with its weights."""
 
     trunk: str = "resnet50"
-    """The trunk's name in `mma.trunks.TRUNKS`. ResNet-50 is the paper's kin; `tiny` is for CPUs and tests."""
+    """The trunk's name in `mma.trunks.TRUNKS`, or `hf:` and a model of transformers. ResNet-50 is the paper's kin;
+    `tiny` is for CPUs and tests."""
+    trunk_config: Mapping[str, Any] = field(default_factory=dict)
+    """For an `hf:` trunk alone: its configuration as `mma.hf_trunk.hf_start` gives it, in plain JSON values, so that a
+    checkpoint builds again from itself."""
     descriptor_set: str = "mma26"
     """The name in `mma.descriptors.DESCRIPTOR_SETS`: which descriptors the heads give, and in which order."""
     crop_size_px: int = 112
@@ -38,8 +48,19 @@ class MMAConfig:
     do not fit these weights. Empty: not known."""
 
     def __post_init__(self) -> None:
-        if self.trunk not in TRUNKS:
-            raise ValueError(f"trunk={self.trunk!r} is not known: choose one of {', '.join(TRUNKS)}")
+        # As JSON gives them back, so that a stored and a loaded configuration compare equal (tuples become lists).
+        object.__setattr__(self, "crop", _plain_json("crop", self.crop))
+        object.__setattr__(self, "trunk_config", _plain_json("trunk_config", self.trunk_config))
+        if str(self.trunk).startswith(HF_PREFIX):
+            if not isinstance(self.trunk_config.get("model_type"), str):
+                raise ValueError(
+                    f"trunk={self.trunk!r} needs a trunk_config with its model_type: take mma.hf_trunk.hf_start's"
+                )
+        elif self.trunk not in TRUNKS:
+            known = ", ".join(TRUNKS)
+            raise ValueError(f"trunk={self.trunk!r} is not known: choose one of {known}, or hf:<model or folder>")
+        elif self.trunk_config:
+            raise ValueError(f"trunk={self.trunk!r} takes no trunk_config: that is for hf: trunks")
         if self.descriptor_set not in DESCRIPTOR_SETS:
             known = ", ".join(DESCRIPTOR_SETS)
             raise ValueError(f"descriptor_set={self.descriptor_set!r} is not known: choose one of {known}")
@@ -47,12 +68,6 @@ class MMAConfig:
             raise ValueError(f"crop_size_px={self.crop_size_px} is under 32, the trunks' stride: give 32 or more")
         if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
             raise ValueError(f"pixel_mean={self.pixel_mean}, pixel_std={self.pixel_std}: give three each, std above 0")
-        try:
-            plain = json.loads(json.dumps(dict(self.crop), allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"crop must hold plain JSON values, to be stored with the weights: {error}") from None
-        # As JSON gives them back, so that a stored and a loaded configuration compare equal (tuples become lists).
-        object.__setattr__(self, "crop", plain)
         object.__setattr__(self, "pixel_mean", tuple(float(value) for value in self.pixel_mean))
         object.__setattr__(self, "pixel_std", tuple(float(value) for value in self.pixel_std))
 
@@ -63,7 +78,18 @@ class MMAConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain JSON values; `MMAConfig(**config.to_dict())` is equal to `config`."""
-        return dataclasses.asdict(self)
+        settings = dataclasses.asdict(self)
+        if not self.trunk_config:  # checkpoints of built-in trunks stay readable to versions that do not know the field
+            del settings["trunk_config"]
+        return settings
+
+
+def _plain_json(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold plain JSON values, to be stored with the weights: {error}") from None
+    return plain
 
 
 class MMAOutputs(NamedTuple):
@@ -78,12 +104,16 @@ class MMAOutputs(NamedTuple):
 
 
 class MMANetwork(nn.Module):
-    """Trunk and heads. The parameters' names are `trunk.*` (torchvision's for ResNets) and `heads.<family>.*`."""
+    """Trunk and heads.
+
+    The parameters' names are `trunk.*` (torchvision's for ResNets; transformers', as `trunk.model.*`, for `hf:` ones)
+    and `heads.<family>.*`.
+    """
 
     def __init__(self, config: MMAConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = TRUNKS[config.trunk]()
+        self.trunk = _new_trunk(config)
         num_features = self.trunk.num_features
         families = config.descriptors.families
         # Not saved with the weights, since the configuration has them; buffers, since they belong on the device.
@@ -121,11 +151,22 @@ class MMANetwork(nn.Module):
         return torch.cat([values[family] for family in self.config.descriptors.families], dim=1)
 
 
+def _new_trunk(config: MMAConfig) -> ResNet | Tiny | HFTrunk:
+    if not config.trunk.startswith(HF_PREFIX):
+        return TRUNKS[config.trunk]()
+    from mma.hf_trunk import HFTrunk
+
+    return HFTrunk(config.trunk_config, config.crop_size_px)
+
+
 def new_mma(config: MMAConfig) -> MMANetwork:
     """A network on the CPU whose weights are yet to be filled or loaded: they hold whatever the memory held.
 
-    Skips torch's own initialisation, which is slow for a ResNet-50 and draws from the global random state.
+    Skips torch's own initialisation, which is slow for a ResNet-50 and draws from the global random state. An `hf:`
+    trunk that cannot be built raises ValueError, with the mend.
     """
+    if config.trunk.startswith(HF_PREFIX):
+        return _new_hf_mma(config, seed=0)
     with torch.device("meta"):
         network = MMANetwork(config)
     network.to_empty(device="cpu")
@@ -134,16 +175,26 @@ def new_mma(config: MMAConfig) -> MMANetwork:
     return network
 
 
+def _new_hf_mma(config: MMAConfig, seed: int) -> MMANetwork:
+    # With all its initial values: a model of transformers has buffers that no checkpoint holds (position ids), and
+    # those are only filled where the model is built for real. Its initial values come from the global random state.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return MMANetwork(config)
+
+
 def random_mma(config: MMAConfig, seed: int) -> MMANetwork:
     """An untrained network, in training mode: the start of a training, or a stand-in where no weights are at hand.
 
     The same weights, bit for bit, for one configuration and seed on every machine; torch's global random state is
-    neither used nor moved. Convolutions after He et al. 2015, uniform.
+    neither used nor moved. Convolutions after He et al. 2015, uniform. An `hf:` trunk has transformers' own initial
+    weights, the same under the same versions of torch and transformers.
     """
-    network = new_mma(config)
+    foreign = config.trunk.startswith(HF_PREFIX)
+    network = _new_hf_mma(config, seed) if foreign else new_mma(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for module in network.modules():
+        for module in (network.heads if foreign else network).modules():
             if isinstance(module, nn.Conv2d):
                 fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
                 _fill_uniform(module.weight, (6 / fan_in) ** 0.5, generator)

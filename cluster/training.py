@@ -1,0 +1,175 @@
+"""A training on Ray Train: the workers' side (`report`, `restored`) and the driver's (`run_training`).
+
+Workers report an entry and some files after each epoch; Ray keeps the files as a checkpoint, starts the workers again
+from the newest one when one of them is lost, and goes on from it when a later driver asks for the same name. The driver
+sees every entry as it comes: progress and tracking are its matter alone.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.capacity import Workers
+from cluster.session import Stop
+from cluster.storage import Folder
+
+POLL_S = 0.3
+"""How often the driver looks for what was reported."""
+TIMEOUT_S = 600
+"""How long a worker waits for the others in a gather before it fails, and Ray starts them all again."""
+
+
+class TrainingError(Exception):
+    """The training did not come to its end; one line, in the words of the first worker that failed."""
+
+
+# --- in a worker ---
+
+
+def restored(name: str) -> bytes | None:
+    """A file of the newest checkpoint, None where the training starts."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return (Path(folder) / name).read_bytes()
+
+
+def report(entry: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Hand an entry (plain values) to the driver and keep the files; every rank calls it, equally often.
+
+    Files of rank 0 alone are kept, so that others may give none.
+    """
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(dict(entry))
+        return
+    with tempfile.TemporaryDirectory(prefix="mma-mrnnet-checkpoint-") as local:
+        for name, content in files.items():
+            (Path(local) / name).write_bytes(content)
+        ray.train.report(dict(entry), checkpoint=Checkpoint.from_directory(local))
+
+
+# --- on the driver ---
+
+
+class _Entries:
+    """Holds what was reported until the driver fetches it; an actor that takes no CPU."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self.entries.append(entry)
+
+    def since(self, count: int) -> list[dict[str, Any]]:
+        return self.entries[count:]
+
+
+class _ToDriver(UserCallback):
+    """Runs in Ray's controller: passes the entry of rank 0 on."""
+
+    def __init__(self, entries: Any) -> None:
+        self.entries = entries
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        ray.get(self.entries.add.remote(metrics[0]))
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        rank, error = next(iter(sorted(worker_exceptions.items())))
+        ray.get(self.entries.add.remote({"failure": f"worker {rank}: {_first_line(error)}"}))
+
+
+def run_training(
+    worker: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    *,
+    workers: Workers,
+    folder: Folder,
+    name: str,
+    max_failures: int,
+    on_entry: Callable[[dict[str, Any]], None],
+    stop: Stop,
+) -> dict[str, bytes] | None:
+    """Train, and give the files of the last checkpoint; None where a signal ended it (the checkpoints stay).
+
+    Args:
+        worker: runs in each worker, with `config`.
+        config: plain values, bytes and `Folder`s.
+        workers: how many, and what each takes.
+        folder: where Ray keeps its checkpoints; all nodes see it.
+        name: a run that exists there under this name is gone on with.
+        max_failures: how often workers are started again before the training fails.
+        on_entry: called on the driver with each entry that rank 0 reported, and `{"failure": words}` when workers are
+            started again.
+        stop: looked at between two polls; a signal ends the training.
+
+    Raises:
+        TrainingError: workers failed more often than that.
+    """
+    filesystem, path = folder.filesystem()
+    entries: Any = ray.remote(num_cpus=0)(_Entries).remote()
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(timeout_s=TIMEOUT_S, backend="nccl" if workers.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=None if folder.is_local else filesystem,
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=[_ToDriver(entries)],  # type: ignore[list-item]  # ray.train.RunConfig is typed as its V1 namesake
+        ),
+    )
+    ended: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            ended["checkpoint"] = trainer.fit().checkpoint
+        except Exception as error:  # handed to the driver's thread, which tells it
+            ended["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    seen = 0
+
+    def fetch() -> int:
+        new = ray.get(entries.since.remote(seen))
+        for entry in new:
+            on_entry(entry)
+        return len(new)
+
+    while thread.is_alive() and not stop.signal:
+        seen += fetch()
+        thread.join(POLL_S)
+    seen += fetch()
+    if stop.signal and not ended:
+        return None
+    if "error" in ended:
+        raise TrainingError(_first_line(ended["error"])) from ended["error"]
+    with ended["checkpoint"].as_directory() as local:
+        return {each.name: each.read_bytes() for each in Path(local).iterdir() if each.is_file()}
+
+
+def _first_line(error: Exception) -> str:
+    """What a person needs of Ray's nested errors: the last line of the innermost one's text that says something."""
+    failures = getattr(error, "worker_failures", None)
+    inner = next(iter(failures.values())) if failures else error
+    cause = getattr(inner, "cause", None) or getattr(inner, "base_exc", None) or inner
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    words = lines[-1] if lines else type(cause).__name__
+    return f"{type(cause).__name__}: {words}" if type(cause).__name__ not in words else words
