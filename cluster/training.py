@@ -7,6 +7,7 @@ sees every entry as it comes: progress and tracking are its matter alone.
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ from cluster.storage import Folder
 
 POLL_S = 0.3
 """How often the driver looks for what was reported."""
+MAX_WORDS = 200
+"""Characters of an error that are told: of a dead worker Ray says six times as much."""
 TIMEOUT_S = 600
 """How long a worker waits for the others in a gather before it fails, and Ray starts them all again."""
 
@@ -115,6 +118,8 @@ def run_training(
     Raises:
         TrainingError: workers failed more often than that.
     """
+    if drop_damaged_snapshot(folder, name):
+        on_entry({"failure": "a kill has cut the list of checkpoints short, so that the first epoch begins again"})
     filesystem, path = folder.filesystem()
     entries: Any = ray.remote(num_cpus=0)(_Entries).remote()
     trainer = TorchTrainer(
@@ -165,6 +170,23 @@ def run_training(
         return {each.name: each.read_bytes() for each in Path(local).iterdir() if each.is_file()}
 
 
+def drop_damaged_snapshot(folder: Folder, name: str) -> bool:
+    """Delete Ray's list of checkpoints where it is cut short; whether it was.
+
+    Ray writes it in place, so that a kill or a power cut in that instant leaves a part, at which every later start
+    would fail.
+    """
+    snapshot = f"{name}/checkpoint_manager_snapshot.json"
+    if not folder.exists(snapshot):
+        return False
+    try:
+        json.loads(folder.read(snapshot))
+    except ValueError:
+        folder.delete([snapshot])
+        return True
+    return False
+
+
 def _first_line(error: Exception) -> str:
     """What a person needs of Ray's nested errors: the last line of the innermost one's text that says something."""
     failures = getattr(error, "worker_failures", None)
@@ -172,4 +194,5 @@ def _first_line(error: Exception) -> str:
     cause = getattr(inner, "cause", None) or getattr(inner, "base_exc", None) or inner
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     words = lines[-1] if lines else type(cause).__name__
+    words = words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"
     return f"{type(cause).__name__}: {words}" if type(cause).__name__ not in words else words

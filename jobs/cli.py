@@ -28,6 +28,7 @@ JOBS = {
     "synth": "draw a made corpus: mp4 clips of faces, labels, truth and its known ceiling",
     "extract": "videos -> faces -> affect descriptors, into a feature store of Parquet files",
     "train-mma": "label sets -> face crops -> a trained multi-task network (stage 1)",
+    "evaluate": "a trained network and labelled frames -> its scores, as a table and a page",
     "export": "a feature store as one row a frame, csv or Parquet, for pandas and R",
 }
 """The jobs by name, with what each is for; `jobs.<name>`, a hyphen as `_`, holds its `Options` and its `run`."""
@@ -208,7 +209,12 @@ def _stdout_for_summary() -> Any:
             yield stream
     finally:
         sys.stdout.flush()
-        stream.flush()
+        try:
+            stream.flush()
+        except BrokenPipeError:  # the reader has gone, as `head` does: the rest is for nobody
+            nobody = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nobody, kept)
+            os.close(nobody)
         os.dup2(kept, 1)
         stream.close()
 

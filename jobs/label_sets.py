@@ -32,17 +32,19 @@ class NamedSet:
     format: str
     uri: str
     table: pa.Table
-    """Rows of `LABEL_SCHEMA`; `split` has no null."""
+    """Rows of `LABEL_SCHEMA`; `split` has no null where some subjects were held out."""
     notes: Mapping[str, int]
 
 
-def read_sets(labels: Sequence[str], *, val_fraction: float, max_missing_fraction: float, every: int) -> list[NamedSet]:
+def read_sets(
+    labels: Sequence[str], *, val_fraction: float | None, max_missing_fraction: float, every: int = 1
+) -> list[NamedSet]:
     """The label sets of `--labels`, in order.
 
     Args:
         labels: FORMAT=URI each.
         val_fraction: share of the subjects (of the sources, where no subject is known) that is held out for validation
-            in sets without a validation split of their own.
+            in sets without a validation split of their own. None: splits are left as the sets have them.
         max_missing_fraction: `--max-missing-fraction`: more missing images than this share of a set end the run.
         every: `--every`: keep each n-th labelled frame of a video.
 
@@ -68,7 +70,8 @@ def read_sets(labels: Sequence[str], *, val_fraction: float, max_missing_fractio
                 f"more than --max-missing-fraction {max_missing_fraction}: complete the set, or raise that option"
             )
         table = _thinned(found.table, every)
-        table = _with_splits(table, name, val_fraction)
+        if val_fraction is not None:
+            table = _with_splits(table, val_fraction)
         _check_subjects(table, f"--labels {form}={display(uri)}")
         sets.append(NamedSet(name=name, format=form, uri=display(uri), table=table, notes=found.notes))
     return sets
@@ -141,7 +144,7 @@ def _thinned(table: pa.Table, every: int) -> pa.Table:
     return table.filter(pa.array((place % every == 0) | (frame < 0)))
 
 
-def _with_splits(table: pa.Table, name: str, val_fraction: float) -> pa.Table:
+def _with_splits(table: pa.Table, val_fraction: float) -> pa.Table:
     """Rows without a split become train or val by a hash of their subject: the same on every run, whatever the order.
 
     A set that has training rows and no validation rows gives some subjects of train to val in the same way.
@@ -154,14 +157,15 @@ def _with_splits(table: pa.Table, name: str, val_fraction: float) -> pa.Table:
     if not pc.any(open_rows).as_py():
         return table
     who = pc.coalesce(table["subject"], table["source"]).combine_chunks().dictionary_encode()
-    held_out = np.array([_share(name, each) < val_fraction for each in who.dictionary.to_pylist()])
+    held_out = np.array([_share(each) < val_fraction for each in who.dictionary.to_pylist()])
     drawn = pa.array(np.where(held_out[who.indices.to_numpy()], "val", "train"))
     split = pc.if_else(open_rows, drawn, split)
     return table.set_column(table.schema.get_field_index("split"), "split", split)
 
 
-def _share(name: str, who: str) -> float:
-    digest = hashlib.sha256(f"{name}/{who}".encode("utf-8", "surrogateescape")).digest()
+def _share(who: str) -> float:
+    # Of the person alone, not of the set: sets may share people, who then stand on one side.
+    digest = hashlib.sha256(who.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

@@ -34,7 +34,7 @@ from jobs.cropping import ensure_crops
 from jobs.detector import face_settings
 from jobs.label_sets import NamedSet, mix_shares, read_sets, sample_table, told_samples
 from jobs.mma_training import SAMPLES_FILE, SCORES_FILE, START_FILE, WorkerConfig, train_worker
-from jobs.models import MODEL_FILE, start_network
+from jobs.models import MODEL_FILE, RUN_FILE, read_prior, start_network
 from jobs.outcome import DONE, InputError, JobFailedError, Outcome, input_errors
 from jobs.progress import say
 from jobs.train_mma import Options
@@ -44,13 +44,13 @@ from mma.crops import OUTCOMES, WITH_FACE, outcomes
 from mma.network import MMANetwork
 from mma.store.schema import spec_differences
 
-RUN_FILE, METRICS_FILE, PICTURE_FILE = "_run.json", "metrics.json", "training.png"
+METRICS_FILE, PICTURE_FILE = "metrics.json", "training.png"
 TRAIN_FOLDER, TRAIN_NAME = "_train", "mma"
 STORE_ERRORS = (ValueError, OSError, StorageError, LockHeld)
 
 WHERE_IT_RUNS = frozenset(
-    "resume workers worker_cpus worker_gpus max_failures tracking experiment address num_cpus scratch scratch_bytes "
-    "max_missing_fraction".split()
+    "out resume workers worker_cpus worker_gpus max_failures tracking experiment address num_cpus scratch "
+    "scratch_bytes max_missing_fraction".split()
 )
 """Options that may differ between a run and its resumption: they change no number."""
 
@@ -67,6 +67,9 @@ class MMARun:
         self.faces = face_settings(options)
         self.asked = json.loads(json.dumps(asdict(options), default=str))
         self.record: dict[str, Any] = {}
+        self.found: bytes | None = None
+        """Content of OUT's record when this run looked first."""
+        self.lock: StoreLock | None = None
         self.tracker: Tracker | None = None
 
     def run(self) -> Outcome:
@@ -78,23 +81,24 @@ class MMARun:
                 if self.record["state"] == "done":
                     say(f"{self.folder.display} is done: nothing to resume")
                     return Outcome(summary=self.record["summary"])
-                self.folder.check_writable()
-                held.enter_context(StoreLock(self.folder, f"train-mma on {socket.gethostname()}", on_wait=say))
             if target_address(options.address) == LOCAL:  # an impossible request fails before anything is read
                 self._workers([local_node(options.num_cpus)])
             prepared = self.record.get("prepared")
             sets = None if prepared else self._read_labels()
             network = None if prepared else self._start_network()
+            with input_errors(*STORE_ERRORS, option="--out"):
+                self._take_lock(held)
             self._write_record("running")
             session = partial(ray_session, options.address, num_cpus=options.num_cpus, stop=stop)
             with input_errors(SessionError):
                 nodes = held.enter_context(session())
             workers = self._workers(nodes)
+            stop.soft = True  # from here on a signal leaves a run that says how it ended
             if sets is not None and network is not None and not self._prepare(sets, network, session, stop):
                 return self._interrupted(stop)
             self._start_tracking(len(nodes))
             say(f"{workers.told()}, on {told_nodes(nodes)}")
-            files = self._train(workers, stop)
+            files = None if stop.signal else self._train(workers, stop)
             if files is None:
                 return self._interrupted(stop)
             return self._finish(files)
@@ -116,7 +120,8 @@ class MMARun:
             run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
             self.record = {"run_id": run_id, "state": "new", "options": self.asked}
             return
-        self.record = json.loads(self.folder.read(RUN_FILE))
+        self.found = self.folder.read(RUN_FILE)
+        self.record = json.loads(self.found)
         now, then = (
             {key: value for key, value in each.items() if key not in WHERE_IT_RUNS}
             for each in (self.asked, self.record["options"])
@@ -124,7 +129,22 @@ class MMARun:
         if differences := spec_differences(now, then):
             raise InputError(f"--resume: the run was started with other options (now / then): {'; '.join(differences)}")
 
+    def _take_lock(self, held: ExitStack) -> None:
+        """Be the one run of OUT, which is still as it was when this run looked."""
+        self.folder.check_writable()
+        self.lock = StoreLock(self.folder, f"train-mma on {socket.gethostname()}", on_wait=say)
+        held.enter_context(self.lock)
+        if (self.folder.read(RUN_FILE) if self.folder.exists(RUN_FILE) else None) != self.found:
+            raise InputError(f"--out {self.folder.display}: another run has written there meanwhile; start again")
+
+    def _check_lock(self) -> None:
+        if self.lock is not None and self.lock.lost:
+            raise JobFailedError(
+                f"the lock of {self.folder.display} is lost: another run has taken it over while this one stood still"
+            )
+
     def _write_record(self, state: str, **more: Any) -> None:
+        self._check_lock()
         self.record |= {"state": state, **more}
         with input_errors(*STORE_ERRORS, option="--out"):
             self.folder.write(RUN_FILE, json.dumps(self.record, indent=1, default=str).encode())
@@ -152,6 +172,7 @@ class MMARun:
             self.options.trunk, self.options.descriptor_set, self.options.init, seed=self.options.training.seed
         )
         self.record["init"] = told
+        self.record["prior"] = read_prior(self.options.prior, network.config.descriptors)
         return network
 
     def _prepare(self, sets: list[NamedSet], network: MMANetwork, session: Any, stop: Stop) -> bool:
@@ -227,6 +248,7 @@ class MMARun:
             crops=self.crops,
             options=options.training,
             shares=self.record["mix"],
+            prior=self.record["prior"],
             threads=max(1, int(workers.cpus)),
             bfloat16=bfloat16,
             scratch=options.scratch,
@@ -234,6 +256,7 @@ class MMARun:
                 **prepared,
                 "run_id": self.record["run_id"],
                 "init": self.record["init"],
+                "prior": self.options.prior or "du2014",
                 "training": self.asked["training"],
                 "precision": "bfloat16" if bfloat16 else "float32",
             },
@@ -241,13 +264,13 @@ class MMARun:
         progress = _EpochProgress(options.training.epochs)
 
         def on_entry(entry: dict[str, Any]) -> None:
+            self._check_lock()
             if failure := entry.get("failure"):
                 say(f"workers are started again from the last checkpoint: {failure}")
                 return
             progress.tell(entry["history"])
             self._track(lambda tracker: tracker.log_epochs(_numbers(entry["history"])))
 
-        stop.soft = True
         try:
             return run_training(
                 train_worker,
@@ -291,6 +314,7 @@ class MMARun:
             "split": scores.get("split"),
             "metrics": metrics,
         }
+        self._check_lock()
         with input_errors(*STORE_ERRORS, option="--out"):
             self.folder.write(METRICS_FILE, json.dumps(scores, indent=1).encode())
             self.folder.write(PICTURE_FILE, draw_training(scores))

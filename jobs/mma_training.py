@@ -39,6 +39,8 @@ class WorkerConfig:
     crops: Folder
     options: TrainingOptions
     shares: dict[str, float] | None
+    prior: list[list[float]]
+    """(num_expressions, num_action_units), in the orders of the network's descriptor set."""
     threads: int
     bfloat16: bool
     scratch: str | None
@@ -71,6 +73,7 @@ def train_worker(config: dict[str, Any]) -> None:
         device="cuda" if torch.cuda.is_available() and config["gpus"] else "cpu",
         bfloat16=told.bfloat16,
         world=current_world(),
+        prior=torch.tensor(told.prior),
     )
     if (state := restored(STATE_FILE)) is not None:
         training.resume(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from mma.descriptors import DescriptorSet
 from mma.faces.alignment import CropGeometry
 from mma.init import initialise
 from mma.network import HF_PREFIX, MMAConfig, MMANetwork, random_mma
+from mma.prior import prior_matrix
 
 HOW_TO_GET_WEIGHTS = (
     "--mma is missing: give the URI of a trained MMA checkpoint (.safetensors), "
@@ -22,6 +24,8 @@ HOW_TO_GET_WEIGHTS = (
 
 MODEL_FILE = "mma.safetensors"
 """A checkpoint's name inside a model's folder."""
+RUN_FILE = "_run.json"
+"""The record of the training run that a folder holds, done or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class MMAWeights:
     """The crop geometry that the weights were made for."""
     spec: dict[str, Any]
     """What a store's spec says of the weights: their digest, and that they are random where they are."""
+    record: dict[str, Any]
+    """What the checkpoint says of its training."""
 
     @property
     def random(self) -> bool:
@@ -42,11 +48,12 @@ class MMAWeights:
         return "random" in self.spec
 
 
-def load_weights(mma: str | None) -> MMAWeights:
-    """The network that `--mma` names.
+def load_weights(mma: str | None, *, option: str = "--mma") -> MMAWeights:
+    """The network that an option names.
 
     Args:
         mma: URI of a checkpoint or of a model's folder, or `random:SEED` or `random:SEED:TRUNK` (ResNet-50 by default).
+        option: what the command line calls it, for errors.
 
     Raises:
         InputError: nothing given, nothing there, no checkpoint, or crops of another geometry than this project cuts.
@@ -57,26 +64,41 @@ def load_weights(mma: str | None) -> MMAWeights:
     if mma.startswith("random:"):
         _, seed, *rest = mma.split(":")
         if not seed.isdigit() or len(rest) > 1:
-            raise InputError(f"--mma {mma}: give random:SEED or random:SEED:TRUNK, such as random:0:tiny")
-        with input_errors(ValueError, option="--mma"):
+            raise InputError(f"{option} {mma}: give random:SEED or random:SEED:TRUNK, such as random:0:tiny")
+        with input_errors(ValueError, option=option):
             config = MMAConfig(trunk=rest[0] if rest else "resnet50", crop=geometry)
         network, told = random_mma(config, seed=int(seed)), {"random": mma}
         data = dump_mma(network, told)
     else:
-        with input_errors(ValueError, StorageError, option="--mma"):
+        with input_errors(ValueError, StorageError, option=option):
             data = read(mma if mma.endswith(".safetensors") else f"{mma.rstrip('/')}/{MODEL_FILE}")
         told = {}
-    with input_errors(ValueError, option=f"--mma {display(mma)}"):
+    with input_errors(ValueError, option=f"{option} {display(mma)}"):
         loaded = load_mma(data, name=display(mma))
     crop = dict(loaded.config.crop)
     if crop != geometry:
         raise InputError(
-            f"--mma {display(mma)} was made for crops of another geometry ({crop or 'not recorded'}) than this version "
-            f"cuts ({geometry}); use the version that trained it"
+            f"{option} {display(mma)} was made for crops of another geometry ({crop or 'not recorded'}) than this "
+            f"version cuts ({geometry}); use the version that trained it"
         )
     pixels = {"mean": list(loaded.config.pixel_mean), "std": list(loaded.config.pixel_std)}
     spec = {"sha256": loaded.weights_sha256, "trunk": loaded.config.trunk, "pixels": pixels, **told}
-    return MMAWeights(data=data, descriptors=loaded.config.descriptors, crop=crop, spec=spec)
+    return MMAWeights(data=data, descriptors=loaded.config.descriptors, crop=crop, spec=spec, record=loaded.record)
+
+
+def read_prior(uri: str | None, descriptors: DescriptorSet) -> list[list[float]]:
+    """`--prior` for one descriptor set, (num_expressions, num_action_units); None: Du's table.
+
+    Raises:
+        InputError: nothing there, or no such table.
+    """
+    if uri is None:
+        return prior_matrix(descriptors).tolist()
+    with input_errors(ValueError, StorageError, OSError, option=f"--prior {display(uri)}"):
+        table = json.loads(read(uri))
+        if not isinstance(table, dict):
+            raise ValueError("a prior is a JSON object {expression: {AU: weight}}")
+        return prior_matrix(descriptors, table).tolist()
 
 
 def start_network(trunk: str, descriptor_set: str, init: str | None, *, seed: int) -> tuple[MMANetwork, dict[str, Any]]:

@@ -38,6 +38,9 @@ class Options:
     """URI of weights to start from: an earlier MMA checkpoint, or published ones with torchvision's names."""
     mix: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """NAME=SHARE of the samples shown, for each set (synth, synth-2, ...); default: as many as each has."""
+    prior: str | None = None
+    """URI of a JSON file {expression: {AU: weight}} for distribution matching and soft co-annotation; default: the
+    table of Du, Tao and Martinez 2014."""
     every: int = 1
     """Keep each N-th labelled frame of a video: neighbours are nearly the same picture."""
     val_fraction: float = 0.15
@@ -86,10 +89,10 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
-        for name in ("worker_cpus", "worker_gpus"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: give 0 or more")
+        if self.worker_cpus is not None and not self.worker_cpus > 0:
+            raise ValueError(f"--worker-cpus {self.worker_cpus}: give a number above 0")
+        if self.worker_gpus is not None and not self.worker_gpus >= 0:
+            raise ValueError(f"--worker-gpus {self.worker_gpus}: give 0 or more")
         if not self.max_failures >= -1:
             raise ValueError(f"--max-failures {self.max_failures}: give 0 or more, or -1 for no limit")
         if not 0 < self.val_fraction < 1:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
-from mma.trunks import TRUNKS, BasicBlock, Bottleneck, ResNet, Tiny
+from mma.trunks import TRUNKS, BasicBlock, Bottleneck, ResNet, StandardisedConvolution, Tiny
 
 if TYPE_CHECKING:
     from mma.hf_trunk import HFTrunk
@@ -198,8 +198,13 @@ def random_mma(config: MMAConfig, seed: int) -> MMANetwork:
             if isinstance(module, nn.Conv2d):
                 fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
                 _fill_uniform(module.weight, (6 / fan_in) ** 0.5, generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+                if isinstance(module, StandardisedConvolution):
+                    module.gain.fill_(1.0)
             elif isinstance(module, nn.Linear):
-                _fill_uniform(module.weight, (3 / module.in_features) ** 0.5, generator)
+                # Heads start small: what they say at random would have to be unlearnt, and tanh must not start at 1.
+                _fill_uniform(module.weight, 0.1 * (3 / module.in_features) ** 0.5, generator)
                 module.bias.zero_()
             elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
                 module.reset_parameters()

@@ -6,10 +6,12 @@ expression head and the action unit head together through it; the made corpus is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
-from mma.descriptors import DescriptorSet
+from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
 
 DU_PRIOR: dict[str, dict[str, float]] = {
     "happiness": {"AU12": 1.0, "AU25": 1.0, "AU06": 0.51},
@@ -26,13 +28,23 @@ AU11 (sadness, .26) is left out: no label set has it, so no network here can be 
 """
 
 
-def prior_matrix(descriptor_set: DescriptorSet) -> npt.NDArray[np.float32]:
+def prior_matrix(
+    descriptor_set: DescriptorSet, table: Mapping[str, Mapping[str, float]] = DU_PRIOR
+) -> npt.NDArray[np.float32]:
     """The table for one descriptor set, float32 (num_expressions, num_action_units), both in the set's orders.
 
-    Rows of expressions without an entry (neutral, other) are 0. Action units that the set lacks drop out.
+    Rows of expressions without an entry (neutral, other) are 0. Action units that the set lacks drop out. Raises
+    ValueError for an expression that no set has, and for a weight that is no number in [0, 1].
     """
+    known = {name for each in DESCRIPTOR_SETS.values() for name in each.expressions}
+    for expression, weights in table.items():
+        if expression not in known or not isinstance(weights, Mapping):
+            raise ValueError(f"a prior is {{expression: {{AU: weight}}}}; {expression!r} is none of {sorted(known)}")
+        for unit, weight in weights.items():
+            if not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+                raise ValueError(f"the prior's weight of {unit} for {expression} is {weight!r}: give 0 to 1")
     rows = [
-        [DU_PRIOR.get(expression, {}).get(unit, 0.0) for unit in descriptor_set.action_units]
+        [table.get(expression, {}).get(unit, 0.0) for unit in descriptor_set.action_units]
         for expression in descriptor_set.expressions
     ]
     return np.array(rows, dtype=np.float32)

@@ -60,6 +60,8 @@ def augment(crops: torch.Tensor, uniforms: npt.NDArray[np.float64], options: Aug
     Brightness, tint and blanks are measured in units of the normalised range from black to white, taken as 2 wide
     around 0. What a turn or shift brings in from outside repeats the edge. The result is channels last in memory.
     """
+    if not len(crops):  # the share of a worker in a batch of fewer samples than workers
+        return crops
     dtype, device = crops.dtype, crops.device
     columns = torch.from_numpy(np.ascontiguousarray(uniforms.T)).to(device=device, dtype=dtype)
     signed = 2 * columns - 1  # what of it is a change either way
@@ -90,7 +92,7 @@ def _blanked(side_px: torch.Size, columns: torch.Tensor, options: AugmentOptions
     """bool (N, H, W): where a rectangle is blanked."""
 
     def stretch(number: int, pixels: int) -> torch.Tensor:
-        length = options.erase_side * columns[number] * pixels
+        length = torch.floor(options.erase_side * columns[number] * pixels)
         first = columns[number + 1] * (pixels - length)
         place = torch.arange(pixels, device=columns.device)
         return (place >= first[:, None]) & (place < (first + length)[:, None])

@@ -36,22 +36,33 @@ def epoch_order(
             in a fresh random order, over epoch borders too, so that no sample is shown twice before all have been.
 
     Counts are rounded by set, so that an epoch may differ by a few samples. Any stretch of the order holds each set's
-    share to within about one sample: a batch is mixed, not only an epoch.
+    share to within one sample for two sets, and s - 1 samples for s of them: a batch is mixed, not only an epoch.
     """
-    total = sum(shares[name] for name in members)
     drawn, places = [], []
-    for number, (name, own) in enumerate(members.items()):
+    for number, (name, shown) in enumerate(_shown(members, shares, count, epoch).items()):
+        own = members[name]
         rng = np.random.default_rng([seed, epoch, number])
-        first, last = (round(count * shares[name] / total * each) for each in (epoch, epoch + 1))
-        share = last - first
         if weights is None:
-            drawn.append(own[_round_and_round(len(own), first, last, [seed, number])])
+            drawn.append(own[_round_and_round(len(own), shown.start, shown.stop, [seed, number])])
         else:
             probability = weights[own] / weights[own].sum()
-            drawn.append(own[rng.choice(len(own), share, p=probability)])
-        places.append((np.arange(share) + rng.random(share)) / max(share, 1))
+            drawn.append(own[rng.choice(len(own), len(shown), p=probability)])
+        # Evenly spaced: places drawn one by one would let a stretch miss its share by twice as much.
+        places.append((np.arange(len(shown)) + rng.random()) / max(len(shown), 1))
     order = np.concatenate(drawn)[np.argsort(np.concatenate(places), kind="stable")]
     return order.astype(np.int64)
+
+
+def epoch_length(members: Mapping[str, Indices], shares: Mapping[str, float], count: int, epoch: int) -> int:
+    """The length of `epoch_order`, without drawing it."""
+    return sum(len(shown) for shown in _shown(members, shares, count, epoch).values())
+
+
+def _shown(members: Mapping[str, Indices], shares: Mapping[str, float], count: int, epoch: int) -> dict[str, range]:
+    """Which of all samples that a set ever shows are of this epoch, numbered from its first epoch on."""
+    total = sum(shares[name] for name in members)
+    edges = {name: [round(count * shares[name] / total * each) for each in (epoch, epoch + 1)] for name in members}
+    return {name: range(first, last) for name, (first, last) in edges.items()}
 
 
 def _round_and_round(size: int, first: int, last: int, seed: Sequence[int]) -> Indices:
@@ -64,19 +75,37 @@ def _round_and_round(size: int, first: int, last: int, seed: Sequence[int]) -> I
 
 def batches(order: Indices, batch_size: int) -> list[Indices]:
     """The global batches of an epoch. A rest under half a batch is joined to the batch before it."""
-    count = max(1, round(len(order) / batch_size))
+    count = batch_count(len(order), batch_size)
     edges = [min(index * batch_size, len(order)) for index in range(count)] + [len(order)]
     return [order[start:end] for start, end in itertools.pairwise(edges)]
 
 
-def keyed_uniforms(samples: npt.ArrayLike, count: int, *, seed: int, epoch: int) -> npt.NDArray[np.float64]:
+def batch_count(length: int, batch_size: int) -> int:
+    """How many `batches` an order of this length makes."""
+    return max(1, round(length / batch_size))
+
+
+def repeats(order: Indices) -> Indices:
+    """How often each sample of an epoch's order came before in it, int64 (N,): 0 unless it is drawn again."""
+    by_sample = np.argsort(order, kind="stable")
+    starts = np.flatnonzero(np.diff(order[by_sample], prepend=-1))
+    turns = np.empty(len(order), np.int64)
+    turns[by_sample] = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    return turns
+
+
+def keyed_uniforms(
+    samples: npt.ArrayLike, count: int, *, seed: int, epoch: int, turn: npt.ArrayLike = 0
+) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1) that belong to (seed, epoch, sample), float64 (N, count), whatever the company.
 
+    `turn` (N,): of a sample that an epoch shows several times, which of them (`repeats`).
     A hash of the key in counter mode (the finaliser of SplitMix64, Steele et al. 2014), all rows at once: a generator
     a sample would cost more than the sample's augmentation.
     """
     root = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    rows = _mixed(np.asarray(samples).astype(np.uint64) * _GOLDEN + root)
+    shown = np.asarray(samples).astype(np.uint64) + (np.asarray(turn).astype(np.uint64) << np.uint64(40))
+    rows = _mixed(shown * _GOLDEN + root)
     cells = _mixed(rows[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
     return np.asarray((cells >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
@@ -96,7 +125,7 @@ def rarity_weights(
     """Class-balanced sampling: (share of the rarest expression or action unit that a sample shows) ^ -power, (N,).
 
     Labels as in `LabelArrays`; shares are of the labelled samples. `power` 0 draws all alike, 1 balances classes fully.
-    A sample without a label, or with nothing but common ones, weighs as one that shows the commonest.
+    A sample that shows neither (no label, or no unit that occurs) weighs 1, the least there is.
     """
     rarest = np.ones(len(expression))
     labelled = expression >= 0

@@ -24,7 +24,15 @@ from mma.metrics import Stage1Metrics
 from mma.network import HF_PREFIX, MMANetwork, MMAOutputs
 from mma.training.augment import NO_AUGMENTATION, NUMBERS, augment
 from mma.training.data import TrainingData
-from mma.training.draw import batches, epoch_order, keyed_uniforms, rarity_weights
+from mma.training.draw import (
+    batch_count,
+    batches,
+    epoch_length,
+    epoch_order,
+    keyed_uniforms,
+    rarity_weights,
+    repeats,
+)
 from mma.training.options import TrainingOptions
 from mma.training.state import Progress, dump_state, load_state
 from mma.training.world import World, gather_rows
@@ -46,14 +54,17 @@ class Training:
         device: torch.device | str = "cpu",
         bfloat16: bool = False,
         world: World = World(),  # noqa: B008  (frozen)
+        prior: torch.Tensor | None = None,
     ) -> None:
         """`shares`: set -> its share of the samples shown; None: as many as it has. The network is taken over.
 
+        `prior`: float (num_expressions, num_action_units) for the terms that use one; None: Du's table.
+
         `bfloat16` runs the trunk in mixed precision. Batch norms of several processes are synchronised on GPUs, and
         on CPUs, where torch cannot, held at their running statistics (PAPER.md, "Several workers"). Raises ValueError
-        without training samples.
+        without training samples, and for shares or an `epoch_samples` that leave an epoch without any.
         """
-        self.data, self.options, self.world = data, options, world
+        self.data, self.options, self.world, self.prior = data, options, world, prior
         self.device, self.bfloat16 = torch.device(device), bfloat16
         self.freeze_norms = world.size > 1 and self.device.type == "cpu" and has_batch_norm(network)
         self.members = data.members["train"]
@@ -61,6 +72,16 @@ class Training:
             raise ValueError("no sample of the split train has labels and a face")
         self.shares = shares or {name: len(rows) for name, rows in self.members.items()}
         self.epoch_samples = options.epoch_samples or sum(len(rows) for rows in self.members.values())
+        if not sum(self.shares.get(name, 0.0) for name in self.members) > 0:
+            raise ValueError(
+                f"the shares {dict(self.shares)} leave nothing to train on: name {', '.join(self.members)}"
+            )
+        if self.epoch_samples < len(self.members):
+            raise ValueError(f"--epoch-samples {self.epoch_samples} is under the {len(self.members)} sets: give more")
+        self.total_steps = sum(
+            batch_count(epoch_length(self.members, self.shares, self.epoch_samples, epoch), options.batch_size)
+            for epoch in range(options.epochs)
+        )
         self.descriptors = network.config.descriptors
         if world.size > 1 and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -125,26 +146,32 @@ class Training:
         """One epoch; the mean over its steps of the loss (`total`) and of each of its terms."""
         sums: defaultdict[str, float] = defaultdict(float)
         steps = self._batches(self.progress.epochs_done)
-        for batch in steps:
-            for name, value in self.step(batch).items():
+        turns = np.split(repeats(np.concatenate(steps)), np.cumsum([len(batch) for batch in steps])[:-1])
+        for batch, turn in zip(steps, turns):
+            for name, value in self.step(batch, turn).items():
                 sums[name] += value / len(steps)
         return dict(sums)
 
-    def step(self, batch: npt.NDArray[np.int64]) -> dict[str, float]:
-        """One update from a global batch; the loss and its terms. Raises FloatingPointError where it is not finite."""
+    def step(self, batch: npt.NDArray[np.int64], turn: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
+        """One update from a global batch; the loss and its terms.
+
+        `turn`: how often each sample was shown in this epoch before; None: never.
+        Raises FloatingPointError where the loss or the gradient is not finite, before the weights have moved.
+        """
         self.parallel.train()
         if self.freeze_norms:
             _freeze(self.network)
         self.optimiser.zero_grad(set_to_none=True)
-        outputs = self._outputs(batch)
+        outputs = self._outputs(batch, np.zeros_like(batch) if turn is None else turn)
         labels = _frame_labels(self.data, batch, self.device)
-        total, terms = stage1_loss(outputs, labels, self.options.loss, self.descriptors)
+        total, terms = stage1_loss(outputs, labels, self.options.loss, self.descriptors, self.prior)
         total.backward()
         values = {"total": float(total.detach()), **{name: float(term) for name, term in terms.items()}}
         if not math.isfinite(values["total"]):
             raise FloatingPointError(f"the loss is {values['total']} at step {self.progress.steps_done}: {values}")
-        if self.options.clip_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm)
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm or math.inf))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm} at step {self.progress.steps_done}: {values}")
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(self.progress.steps_done)
         self.optimiser.step()
@@ -153,8 +180,8 @@ class Training:
         return values
 
     def learning_rate(self, step: int) -> float:
-        """Rises linearly over the warm-up, then falls as half a cosine to 0 at the last step of the last epoch."""
-        total = max(1, self.options.epochs * len(self._batches(0)))
+        """Rises linearly over the warm-up, then falls as half a cosine, towards 0 after the last step."""
+        total = self.total_steps
         warm = max(1, round(self.options.warmup * total))
         rising = min(1.0, (step + 1) / warm)
         falling = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, total - warm)))
@@ -190,12 +217,15 @@ class Training:
         )
         return batches(order, self.options.batch_size)
 
-    def _outputs(self, batch: npt.NDArray[np.int64]) -> MMAOutputs:
+    def _outputs(self, batch: npt.NDArray[np.int64], turn: npt.NDArray[np.int64]) -> MMAOutputs:
         """The heads' outputs for the whole batch, of which this rank computes its slice."""
-        own = batch[self.world.slice_of(len(batch))]
+        here = self.world.slice_of(len(batch))
+        own = batch[here]
         crops = _crops(self.data, own, self.network, self.device)
         if self.options.augment != NO_AUGMENTATION:
-            uniforms = keyed_uniforms(own, NUMBERS, seed=self.options.seed, epoch=self.progress.epochs_done)
+            uniforms = keyed_uniforms(
+                own, NUMBERS, seed=self.options.seed, epoch=self.progress.epochs_done, turn=turn[here]
+            )
             crops = augment(crops, uniforms, self.options.augment)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
             outputs = self.parallel(crops)

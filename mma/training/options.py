@@ -22,7 +22,7 @@ class TrainingOptions:
     epoch_samples: int | None = None
     """Samples shown in an epoch; None: as many as there are."""
     learning_rate: float = 2e-3
-    """At the top of the schedule; it rises over the warm-up and then falls as a cosine to 0 at the last epoch."""
+    """At the top of the schedule; it rises over the warm-up, then falls as half a cosine to 0 after the last step."""
     warmup: float = 0.05
     """Share of all steps over which the learning rate rises."""
     weight_decay: float = 0.05
@@ -49,7 +49,7 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
-        for name in ("learning_rate", "weight_decay", "clip_norm", "balance"):
+        for name in ("learning_rate", "weight_decay", "clip_norm", "balance", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
         for name in ("warmup", "average"):

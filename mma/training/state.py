@@ -59,22 +59,32 @@ def load_state(
 
     Raises ValueError where the state is of another network or damaged.
     """
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
         progress = Progress(**json.loads(json.loads(content[8 : 8 + length])["__metadata__"][METADATA_KEY]))
         network.load_state_dict(_part(tensors, "network"))
         average.load_state_dict(_part(tensors, "average"))
-        moments = _part(tensors, "optimiser")
+        best, moments = _part(tensors, "best"), _part(tensors, "optimiser")
+        if {name: tensor.shape for name, tensor in best.items()} != expected:
+            raise RuntimeError("the best weights are of another network")
         for name, parameter in _named(optimiser, network):
             state = {key.rpartition("/")[2]: value for key, value in moments.items() if key.startswith(f"{name}/")}
-            device = parameter.device
-            # The step's count stays on the CPU, where torch's optimisers look for it.
-            optimiser.state[parameter] = {k: v if k == "step" else v.to(device) for k, v in state.items()}
+            optimiser.state[parameter] = {key: _laid_like(parameter, key, value) for key, value in state.items()}
     except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ValueError(f"the training's state does not fit: {first[0]}") from None
-    return _part(tensors, "best"), progress
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"the training's state does not fit: {words}") from None
+    return best, progress
+
+
+def _laid_like(parameter: nn.Parameter, key: str, value: torch.Tensor) -> torch.Tensor:
+    if key == "step":  # the count stays on the CPU, where torch's optimisers look for it
+        return value
+    if value.shape != parameter.shape:
+        raise RuntimeError(f"a moment of shape {list(value.shape)} for weights of {list(parameter.shape)}")
+    # In the weights' memory format, or torch's fast paths over many tensors would be lost by a resumption.
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _named(optimiser: torch.optim.Optimizer, network: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cluster.capacity import CapacityError, Node, plan_capacity
+from cluster.capacity import CapacityError, Node, Workers, plan_capacity, plan_workers
 from cluster.session import local_node
 
 
@@ -61,3 +61,42 @@ def test_this_machine_is_counted_without_starting_ray():
     started = time.monotonic()
     assert local_node(3) == Node(name="this machine", cpus=3.0, gpus=local_node(None).gpus)
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("cluster", "count", "expected"),
+    [
+        ([(2, 0)], 1, Workers(count=1, cpus=2)),
+        ([(2, 0)], 2, Workers(count=2, cpus=1)),
+        ([(8, 0)], 3, Workers(count=3, cpus=2)),
+        # By node: three of 4 CPU have no place on two nodes of 6, whose sum would hold them.
+        ([(6, 0), (6, 0)], 3, Workers(count=3, cpus=3)),
+        ([(16, 0), (2, 0)], 3, Workers(count=3, cpus=5)),
+        ([(16, 4)], 4, Workers(count=4, cpus=4, gpus=1)),
+        # A node without a GPU holds no worker that needs one, however many CPUs it has.
+        ([(8, 2), (64, 0)], 2, Workers(count=2, cpus=4, gpus=1)),
+    ],
+)
+def test_training_workers_are_as_large_as_they_can_all_be(cluster, count, expected):
+    assert plan_workers(nodes(*cluster), count=count) == expected
+
+
+def test_what_is_asked_of_a_training_worker_is_kept():
+    assert plan_workers(nodes((8, 2)), count=2, cpus=1.5, gpus=0) == Workers(count=2, cpus=1.5, gpus=0)
+    assert plan_workers(nodes((8, 1)), count=2, gpus=0.5) == Workers(count=2, cpus=4, gpus=0.5)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "wanted", "told"),
+    [
+        ([(2, 0)], {"count": 3}, "3 training workers of 1 CPU each find room for 2 .*n0: 2 CPU.*--workers"),
+        ([(2, 0), (2, 0)], {"count": 1, "cpus": 3}, "of 3 CPU each find room for 0 .*n1: 2 CPU.*--worker-cpus"),
+        ([(8, 1)], {"count": 2}, "of 1 CPU and 1 GPU each find room for 1 .*1 GPU.*--worker-gpus"),
+        ([(8, 0)], {"count": 1, "gpus": 1}, "find room for 0 .*--worker-gpus"),
+        ([(0.5, 0)], {"count": 1}, "find room for 0 .*0.5 CPU"),
+        ([], {"count": 1}, "no live node"),
+    ],
+)
+def test_training_workers_without_a_place_are_refused_before_the_start(cluster, wanted, told):
+    with pytest.raises(CapacityError, match=told):
+        plan_workers(nodes(*cluster), **wanted)

@@ -1,5 +1,7 @@
 """The command line: one JSON object on stdout, one line for wrong input, help for all options, files of options."""
 
+import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -7,8 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from jobs import train_mma
 from jobs.cli import JOBS, main, parse_options
 from jobs.outcome import InputError
+from mma.training.options import TrainingOptions
 
 
 def command(*arguments: str, **settings) -> subprocess.CompletedProcess:
@@ -86,6 +90,122 @@ def test_every_job_shows_its_options_on_stdout(capfd):
     assert all(name in told for name in JOBS)
     assert main(["extract", "--help"]) == 0
     assert "--decode-timeout-s" in capfd.readouterr().out
+
+
+def test_help_for_a_reader_that_goes_away_is_no_error():
+    command = [sys.executable, "-m", "jobs", "synth", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def shown_options(kind: type, prefix: str = "") -> set[str]:
+    """The flags of a job's options, those of dataclasses inside among them; `training` has no name of its own."""
+    flags = set()
+    for field in dataclasses.fields(kind):
+        inner = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
+        if inner is not None:
+            flags |= shown_options(inner, prefix if field.name == "training" else f"{prefix}{field.name}.")
+        else:
+            flags.add(f"--{prefix}{field.name.replace('_', '-')}")
+    return flags
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_shows_every_option_of_a_job(job, capfd):
+    assert main([job, "--help"]) == 0
+    shown = capfd.readouterr().out
+    options = shown_options(importlib.import_module(f"jobs.{job.replace('-', '_')}").Options)
+    lacking = [flag for flag in options if f"{flag} " not in shown and f"{flag}," not in shown]
+    assert not lacking
+    assert job != "train-mma" or {"--batch-size", "--loss.matching-weight", "--augment.turn-deg"} <= options
+
+
+SETTINGS = """
+labels: [synth=a, rafdb=b]
+out: m
+batch_size: 16
+epochs: 3
+worker-cpus: 1.5
+tracking: false
+mix: [synth=2, rafdb=1]
+loss:
+  matching: to-au
+  soft-co-annotation: true
+  action_unit_pos_weight: {AU01: 2.5, AU26: 3}
+augment:
+  flip: 0
+  turn_deg: 3.5
+"""
+
+
+def training_settings(tmp_path, text: str, *flags: str) -> train_mma.Options:
+    (tmp_path / "options.yaml").write_text(text)
+    return parse_options(train_mma.Options, "train-mma", ["--config", str(tmp_path / "options.yaml"), *flags])
+
+
+def test_a_file_reaches_options_inside_options(tmp_path):
+    read = training_settings(tmp_path, SETTINGS)
+    assert (read.labels, read.mix) == (("synth=a", "rafdb=b"), ("synth=2", "rafdb=1"))
+    assert (read.worker_cpus, read.tracking) == (1.5, False)
+    assert (read.training.batch_size, read.training.epochs) == (16, 3)
+    assert (read.training.loss.matching, read.training.loss.soft_co_annotation) == ("to-au", True)
+    assert dict(read.training.loss.action_unit_pos_weight) == {"AU01": 2.5, "AU26": 3.0}
+    assert (read.training.augment.flip, read.training.augment.turn_deg) == (0, 3.5)
+    untouched = TrainingOptions()
+    assert (read.training.seed, read.training.augment.zoom) == (untouched.seed, untouched.augment.zoom)
+
+
+def test_flags_win_over_the_file_inside_options_too(tmp_path):
+    flags = ["--labels", "disfa=c", "--batch-size=8", "--loss.no-soft-co-annotation", "--augment.turn-deg", "1"]
+    read = training_settings(tmp_path, SETTINGS, *flags, "--tracking")
+    assert read.labels == ("disfa=c",)
+    assert (read.training.batch_size, read.training.epochs, read.tracking) == (8, 3, True)
+    assert (read.training.loss.soft_co_annotation, read.training.augment.turn_deg) == (False, 1)
+
+
+def test_a_flag_written_with_underscores_wins_too(tmp_path):
+    read = training_settings(tmp_path, SETTINGS, "--batch_size", "8", "--loss.no_soft_co_annotation")
+    assert (read.training.batch_size, read.training.loss.soft_co_annotation) == (8, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("loss: {matchign: off}", "'loss.matchign'"),
+        ("augment: {turn: 3}", "'augment.turn'"),
+        ("training: {epochs: 3}", "'training'"),
+        ("loss: strong", "'loss'"),
+        ("epochs: 0", "--epochs 0"),
+        ("augment: {flip: 2}", "--augment.flip 2"),
+        ("loss: {matching: sometimes}", "--loss.matching"),
+        ("worker_cpus: many", "--worker-cpus"),
+    ],
+)
+def test_a_file_s_mistakes_inside_options_are_named(tmp_path, text, told):
+    with pytest.raises(InputError) as error:
+        training_settings(tmp_path, f"labels: [synth=a]\nout: m\n{text}\n")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--out", "m"], "--labels"),
+        (["--labels", "synth=a"], "--out"),
+        (["--labels", "synth=a", "--out", "m", "--workers", "0"], "--workers 0"),
+        (["--labels", "synth=a", "--out", "m", "--worker-cpus", "0"], "--worker-cpus 0"),
+        (["--labels", "synth=a", "--out", "m", "--val-fraction", "1"], "--val-fraction 1"),
+        (["--labels", "synth=a", "--out", "m", "--descriptor-set", "mma27"], "--descriptor-set"),
+    ],
+)
+def test_wrong_options_of_train_mma_are_one_line(capfd, arguments, told):
+    assert main(["train-mma", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert (out, len(err.strip().splitlines())) == ("", 1), err
+    assert told in err
 
 
 @pytest.mark.parametrize(
