@@ -16,6 +16,7 @@ from jobs.mma_run import RUN_FILE
 from jobs.progress import say
 
 VIDEOS, DAMAGED, EPOCHS = 120, 12, 12
+LEARNING = shlex.split("--learning-rate 4e-3 --batch-size 32 --balance 0.4 --loss.action-unit-weight 8")
 
 
 def main() -> int:
@@ -29,7 +30,19 @@ def main() -> int:
     again = ["--resume"] if (model / RUN_FILE).exists() else []
     commands = [
         ["synth", "--out", corpus, "--videos", VIDEOS, "--seconds", "2,4", "--fps", 4, "--damaged", DAMAGED],
-        ["train-mma", "--labels", f"synth={corpus}", "--out", model, "--trunk", "tiny", "--epochs", EPOCHS, *again],
+        [
+            "train-mma",
+            "--labels",
+            f"synth={corpus}",
+            "--out",
+            model,
+            "--trunk",
+            "tiny",
+            "--epochs",
+            EPOCHS,
+            *LEARNING,
+            *again,
+        ],
         # Some of these files are damaged on purpose: the run must end well all the same.
         ["extract", "--videos", corpus, "--store", store, "--mma", trained, "--max-failed-fraction", 0.5],
         ["export", "--store", store, "--out", out / "frames.csv", "--overwrite"],

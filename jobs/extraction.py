@@ -75,6 +75,9 @@ class Extraction:
                 timeout_s=options.decode_timeout_s,
                 faces=faces,
             )
+        trained_with = self.weights.record.get("detector")
+        if trained_with and (differences := s.spec_differences(self.detector_spec, trained_with)):
+            say(f"the network was trained on faces found otherwise (now / then): {'; '.join(differences)}")
         self.retries_before = retry_count()
         self.intake: Intake | None = None
         self.error: JobFailedError | None = None

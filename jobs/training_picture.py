@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.figure
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8e6c8a", "#c98b2b", "#444444")
 
@@ -45,6 +46,7 @@ def _curves(
         axes.plot(epochs, values, color=colour, label=label, linewidth=1.6, marker="." if len(epochs) < 3 else None)
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel("epoch", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     if names:

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import psutil
 
-ROLES = {"read_faces": "decode worker", "MMAActor": "MMA actor", "mma.video.child": "decoder"}
-"""Roles of the driver's children by a word of the command line; Ray names a worker after what it runs."""
+DECODER = "mma.video.child"
+ROLES = {"MMAActor": "MMA actor", DECODER: "decoder"}
+"""Roles of the driver's children by a word of the command line; Ray names an actor's worker after it. A decode worker
+bears its task's name only while that runs, which may be shorter than a look: it is known by its decoder."""
 
 PERIOD_S = 0.1
 
@@ -69,14 +71,17 @@ def _note_peaks(driver: int, peaks: dict[str, float]) -> None:
         children = psutil.Process(driver).children(recursive=True)
     except psutil.NoSuchProcess:
         return
-    for pid in [driver, *(child.pid for child in children)]:
+    workers = set()
+    for pid in [driver, *reversed([child.pid for child in children])]:  # children before their parents
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             role = next((role for word, role in ROLES.items() if word in words), None)
-            role = "driver" if pid == driver else role
+            role = "driver" if pid == driver else "decode worker" if pid in workers else role
+            if role == "decoder":
+                workers.add(psutil.Process(pid).ppid())
             if role:
                 peaks[role] = max(peaks[role], _anonymous_mb(pid))
-        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):  # ended meanwhile
             continue
 
 

@@ -21,7 +21,7 @@ class TrainingOptions:
     """Samples of a global batch, over all workers. CCC and distribution matching are of the whole batch."""
     epoch_samples: int | None = None
     """Samples shown in an epoch; None: as many as there are."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """At the top of the schedule; it rises over the warm-up, then falls as half a cosine to 0 after the last step."""
     warmup: float = 0.05
     """Share of all steps over which the learning rate rises."""

@@ -120,7 +120,7 @@ def test_a_done_run_is_told_again(run_job, trained: Trained):
 def test_other_options_are_refused_by_name(run_job, trained: Trained):
     ran = run_job("train-mma", "--out", trained.out, *trained.options, "--resume", "--learning-rate", 0.01)
     assert (ran.code, ran.summary) == (2, {})
-    assert "training.learning_rate: 0.01 / 0.002" in ran.told
+    assert "training.learning_rate: 0.01 / 0.001" in ran.told
     assert len(ran.told.strip().splitlines()) == 1
 
 

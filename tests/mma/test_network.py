@@ -97,7 +97,7 @@ def test_random_networks_tell_inputs_apart_and_do_not_saturate(trunk, crops):
     network = random_mma(MMAConfig(trunk=trunk), 0).eval()
     with torch.inference_mode():
         values = network.descriptors(network.normalise(torch.cat([crops[:2], flat])))
-    assert values.std(dim=0).min() > 1e-3
+    assert values.std(dim=0).min() > 1e-4  # heads start small, so that nothing random has to be unlearnt
     assert values[:, 9:].min() > 1e-3  # action units: no sigmoid at its limit
     assert values[:, 9:].max() < 1 - 1e-3
 
