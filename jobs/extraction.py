@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-import tempfile
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,8 +19,9 @@ from cluster.capacity import Capacity, CapacityError, Node, plan_capacity, told_
 from cluster.lock import LockHeld, StoreLock
 from cluster.s3 import retry_count
 from cluster.session import LOCAL, SessionError, Stop, local_node, ray_session, stop_signals, target_address
-from cluster.storage import Folder, read, stat
+from cluster.storage import Folder, stat
 from cluster.uri import StorageError
+from jobs.detector import face_settings
 from jobs.extract import Options
 from jobs.intake import Intake
 from jobs.models import load_weights
@@ -30,7 +29,6 @@ from jobs.outcome import DONE, FAILED, TOO_MANY_FAILURES, InputError, JobFailedE
 from jobs.pipeline import Reading, build, shown_uri
 from jobs.plan import find_videos, shard
 from jobs.progress import RunProgress, say
-from mma.faces.options import FaceOptions
 from mma.store import schema as s
 from mma.store.reader import FAILED_PREFIX, count_statuses, drop_videos, read_index, read_spec
 from mma.store.writer import StoreWriter, settle_spec
@@ -66,7 +64,7 @@ class Extraction:
         self.weights = load_weights(options.mma)
         with input_errors():
             self.folder = Folder(options.store)
-            faces, self.detector_spec, self.detector_bytes = _faces(options)
+            faces, self.detector_spec, self.detector_bytes = face_settings(options)
             self.decode = DecodeOptions(
                 fps=options.fps,
                 chunk_frames=options.chunk_frames,
@@ -328,22 +326,6 @@ def _version(uri: str) -> str | None:
         return stat(uri).version
     except (StorageError, ValueError):  # not to be had now: what the store has of it stays
         return None
-
-
-def _faces(options: Options) -> tuple[FaceOptions, dict[str, Any], bytes | None]:
-    """The detector's settings, its part of the spec, and the bytes of its weights for the workers."""
-    with input_errors(ValueError, OSError, StorageError, option="--detector"), tempfile.TemporaryDirectory() as local:
-        faces = FaceOptions(
-            detector=options.detector,
-            detector_weights=options.detector_weights,
-            detect_every=options.detect_every,
-            detect_size_px=options.detect_size_px,
-        )
-        if faces.detector_weights is None:
-            return faces, faces.spec(), None
-        data = read(faces.detector_weights)
-        (Path(local) / "detector").write_bytes(data)
-        return faces, replace(faces, detector_weights=f"{local}/detector").spec(), data
 
 
 def _megabytes(videos: pa.Table) -> str:

@@ -36,7 +36,7 @@ from jobs.label_sets import NamedSet, mix_shares, read_sets, sample_table, told_
 from jobs.mma_training import SAMPLES_FILE, SCORES_FILE, START_FILE, WorkerConfig, train_worker
 from jobs.models import MODEL_FILE, RUN_FILE, read_prior, start_network
 from jobs.outcome import DONE, InputError, JobFailedError, Outcome, input_errors
-from jobs.progress import say
+from jobs.progress import EpochProgress, say
 from jobs.train_mma import Options
 from jobs.training_picture import draw_training
 from mma.checkpoint import dump_mma
@@ -261,7 +261,7 @@ class MMARun:
                 "precision": "bfloat16" if bfloat16 else "float32",
             },
         )
-        progress = _EpochProgress(options.training.epochs)
+        progress = EpochProgress(options.training.epochs)
 
         def on_entry(entry: dict[str, Any]) -> None:
             self._check_lock()
@@ -336,27 +336,6 @@ class MMARun:
             "out": self.folder.display,
         }
         return Outcome(summary=summary, exit_code=stop.exit_code)
-
-
-class _EpochProgress:
-    """A line an epoch: loss, validation scores, speed, and the time left."""
-
-    def __init__(self, epochs: int):
-        self.epochs, self.told = epochs, 0
-
-    def tell(self, history: list[dict[str, Any]]) -> None:
-        for entry in history[self.told :]:
-            left_s = (self.epochs - entry["epoch"] - 1) * entry["seconds"]
-            val = [f"{name[4:]} {entry[name]:.3f}" for name in _VAL_TOLD if name in entry]
-            say(
-                f"epoch {entry['epoch'] + 1}/{self.epochs}: loss {entry['loss_total']:.3f}"
-                f"{', val ' if val else ''}{', '.join(val)}, {entry['samples_per_s']:.0f} samples/s, "
-                f"{left_s / 60:.1f} min left at most"
-            )
-        self.told = max(self.told, len(history))
-
-
-_VAL_TOLD = ("val_valence_ccc", "val_arousal_ccc", "val_expression_f1", "val_au_f1", "val_abaw_score")
 
 
 def _log_result(tracker: Tracker, scores: dict[str, Any], metrics: dict[str, float], model: bytes) -> None:

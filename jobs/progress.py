@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -81,6 +82,28 @@ class RunProgress:
         elif now - self._told_s >= LOG_INTERVAL_S:
             self._told_s = now
             say(self.line())
+
+
+_VAL_TOLD = ("val_valence_ccc", "val_arousal_ccc", "val_expression_f1", "val_au_f1", "val_abaw_score")
+
+
+class EpochProgress:
+    """A line an epoch: loss, validation scores, speed, and the time left."""
+
+    def __init__(self, epochs: int):
+        self.epochs, self.told = epochs, 0
+
+    def tell(self, history: list[dict[str, Any]]) -> None:
+        """Tell those epochs of a training's history that were not told yet."""
+        for entry in history[self.told :]:
+            left_s = (self.epochs - entry["epoch"] - 1) * entry["seconds"]
+            val = [f"{name[4:]} {entry[name]:.3f}" for name in _VAL_TOLD if name in entry]
+            say(
+                f"epoch {entry['epoch'] + 1}/{self.epochs}: loss {entry['loss_total']:.3f}"
+                f"{', val ' if val else ''}{', '.join(val)}, {entry['samples_per_s']:.0f} samples/s, "
+                f"{left_s / 60:.1f} min left at most"
+            )
+        self.told = max(self.told, len(history))
 
 
 def _clock(seconds: float) -> str:

@@ -45,8 +45,9 @@ def corpus_prior(corpus: Folder) -> np.ndarray:
     occurs = truth[[f"true_{unit}" for unit in MMA26.action_units]].to_numpy() >= 0.4
     prior = np.zeros((len(MMA26.expressions), len(MMA26.action_units)), np.float32)
     for row, name in enumerate(MMA26.expressions):
-        if name != "neutral":
-            prior[row] = occurs[(truth["true_expression"] == name).to_numpy()].mean(axis=0)
+        frames = (truth["true_expression"] == name).to_numpy()
+        if name != "neutral" and frames.any():
+            prior[row] = occurs[frames].mean(axis=0)
     return prior
 
 
