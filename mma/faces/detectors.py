@@ -96,6 +96,8 @@ class _Haar:
 class _YuNet:
     """OpenCV's YuNet: boxes, five points and a confidence in [0, 1]."""
 
+    _LEAST_PX = 10  # smaller faces it does not see; in strips of 3 px it once saw one a hundred thousand px high
+
     def __init__(self, options: FaceOptions) -> None:
         self._options = options
         path = options.weights_file()
@@ -106,6 +108,8 @@ class _YuNet:
 
     def __call__(self, frame: NDArray[np.uint8]) -> list[Detection]:
         small, factors = _shrink(frame, self._options.detect_size_px or 0)
+        if min(small.shape[:2]) < self._LEAST_PX:
+            return []
         self._network.setInputSize((small.shape[1], small.shape[0]))
         _, rows = self._network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         found = []
