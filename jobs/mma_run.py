@@ -88,7 +88,6 @@ class MMARun:
             network = None if prepared else self._start_network()
             with input_errors(*STORE_ERRORS, option="--out"):
                 self._take_lock(held)
-            self._write_record("running")
             session = partial(ray_session, options.address, num_cpus=options.num_cpus, stop=stop)
             with input_errors(SessionError):
                 nodes = held.enter_context(session())
