@@ -124,6 +124,14 @@ def test_other_options_are_refused_by_name(run_job, trained: Trained):
     assert len(ran.told.strip().splitlines()) == 1
 
 
+def test_crops_of_another_spec_leave_no_run_behind(run_job, trained: Trained, tmp_path):
+    words = ("--labels", f"synth={trained.corpus}", "--trunk", "tiny", "--crops", trained.out / "crops")
+    ran = run_job("train-mma", "--out", tmp_path / "m", *words, "--no-tracking")  # the store was cut without a detector
+    assert ran.code == 2
+    assert "faces.detector" in ran.told
+    assert not (tmp_path / "m" / "_run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
