@@ -141,7 +141,7 @@ def plan_workers(nodes: Sequence[Node], *, count: int, cpus: float | None = None
 
     Args:
         nodes: the live nodes.
-        count: `--workers`.
+        count: `--num-workers`.
         cpus: `--worker-cpus`; None: the most whole CPUs with which all of them have room.
         gpus: `--worker-gpus`; None: 1 where the cluster has GPUs, else 0.
 
@@ -165,5 +165,5 @@ def plan_workers(nodes: Sequence[Node], *, count: int, cpus: float | None = None
     fitting = room(sizes[-1]) if sizes else 0
     raise CapacityError(
         f"{count} training workers of {need} each find room for {fitting} "
-        f"(the cluster has {told_nodes(nodes) or 'no live node'}): lower --workers, --worker-cpus or --worker-gpus"
+        f"(the cluster has {told_nodes(nodes) or 'no live node'}): lower --num-workers, --worker-cpus or --worker-gpus"
     )

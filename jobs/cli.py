@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import tyro
@@ -26,6 +26,7 @@ from jobs.outcome import DONE, FAILED, WRONG_INPUT, InputError, JobFailedError, 
 
 JOBS = {
     "synth": "draw a made corpus: mp4 clips of faces, labels, truth and its known ceiling",
+    "train": "a feature store and reaction labels -> a masked RNN (stage 2)",
     "extract": "videos -> faces -> affect descriptors, into a feature store of Parquet files",
     "train-mma": "label sets -> face crops -> a trained multi-task network (stage 1)",
     "evaluate": "a trained network and labelled frames -> its scores, as a table and a page",
@@ -99,7 +100,7 @@ def parse_options(options: type, job: str, arguments: list[str], help_stream: An
     Raises:
         InputError: unknown, missing or wrong options, as one line.
     """
-    words = _with_config_file(options, arguments)
+    words = _with_preset(options, _with_config_file(options, arguments))
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -139,8 +140,23 @@ def _with_config_file(options: type, arguments: list[str]) -> list[str]:
         raise InputError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise InputError(f"--config {path} must hold a mapping of option names to values")
+    return _in_front(options, settings, f"--config {path}", words)
+
+
+def _with_preset(options: type, words: list[str]) -> list[str]:
+    """The words with the settings of `--preset` put in front, less the ones given; for options that have `presets`."""
+    presets = getattr(options, "presets", None)
+    if presets is None:
+        return words
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--preset=") else [word])]
+    place = words.index("--preset") + 1 if "--preset" in words else len(words)
+    name = words[place] if place < len(words) else next(iter(presets))
+    return _in_front(options, presets[name], f"--preset {name}", words) if name in presets else words
+
+
+def _in_front(options: type, settings: Mapping[Any, Any], told: str, words: list[str]) -> list[str]:
     given = {word.split("=")[0] for word in words}
-    front = [word for part in _flags(options, settings, path) if not given & set(part.names) for word in part.words]
+    front = [word for part in _flags(options, settings, told) if not given & set(part.names) for word in part.words]
     return front + words
 
 
@@ -153,7 +169,7 @@ class _Setting(NamedTuple):
     """What it is there."""
 
 
-def _flags(options: Any, settings: dict[Any, Any], path: str, prefix: str = "") -> Iterator[_Setting]:
+def _flags(options: Any, settings: Mapping[Any, Any], told: str, prefix: str = "") -> Iterator[_Setting]:
     """The settings of a file as flags; those of a dataclass inside the options stand under its name, or beside the
     others where it has none."""
     hints = get_type_hints(options, include_extras=True)
@@ -167,15 +183,15 @@ def _flags(options: Any, settings: dict[Any, Any], path: str, prefix: str = "") 
             inner[field.name] = base
         else:  # annotated to have no name of its own
             nested = {each.name for each in dataclasses.fields(base)}
-            yield from _flags(base, {k: v for k, v in settings.items() if _field(k) in nested}, path, prefix)
+            yield from _flags(base, {k: v for k, v in settings.items() if _field(k) in nested}, told, prefix)
             settings = {k: v for k, v in settings.items() if _field(k) not in nested}
     for key, value in settings.items():
         name = _field(key)
-        if name in inner and isinstance(value, dict):
-            yield from _flags(inner[name], value, path, f"{prefix}{name.replace('_', '-')}.")
+        if name in inner and isinstance(value, Mapping):
+            yield from _flags(inner[name], value, told, f"{prefix}{name.replace('_', '-')}.")
             continue
         if name not in own:
-            raise InputError(f"--config {path} names the option {prefix + str(key)!r}, which this job does not have")
+            raise InputError(f"{told} names the option {prefix + str(key)!r}, which this job does not have")
         if value is None:
             continue
         flag = f"--{prefix}{name.replace('_', '-')}"

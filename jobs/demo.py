@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from jobs.cli import main as run_job
-from jobs.mma_run import RUN_FILE
+from jobs.models import RUN_FILE
 from jobs.progress import say
 
 VIDEOS, DAMAGED, EPOCHS = 120, 12, 12

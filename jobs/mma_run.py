@@ -1,21 +1,16 @@
 """One run of `train-mma` on the driver: labels, crops, the list of samples, the training, and what it leaves behind.
 
-`OUT/_run.json` says what was asked and how far it came, `_samples.parquet` and `_start.safetensors` what the training
-starts from, `_train/` holds Ray Train's checkpoints. A resumed run takes all of these as they are.
+`_samples.parquet` and `_start.safetensors` say what the training starts from (`jobs.training_run` for the rest).
 """
 
 from __future__ import annotations
 
 import io
 import json
-import secrets
-import socket
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,135 +18,60 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.capacity import CapacityError, Node, plan_workers, told_nodes
-from cluster.lock import LockHeld, StoreLock
-from cluster.session import LOCAL, SessionError, Stop, local_node, ray_session, stop_signals, target_address
+from cluster.capacity import Workers, told_nodes
+from cluster.session import SessionError, Stop, ray_session, stop_signals
 from cluster.storage import Folder
-from cluster.tracking import Tracker, TrackingError, refuse_local_store, start_run
-from cluster.training import TrainingError, run_training
-from cluster.uri import StorageError, display
 from jobs.cropping import ensure_crops
 from jobs.detector import face_settings
 from jobs.label_sets import NamedSet, mix_shares, read_sets, sample_table, told_samples
 from jobs.mma_training import SAMPLES_FILE, SCORES_FILE, START_FILE, WorkerConfig, train_worker
-from jobs.models import MODEL_FILE, RUN_FILE, read_prior, start_network
-from jobs.outcome import DONE, InputError, JobFailedError, Outcome, input_errors
+from jobs.models import MODEL_FILE, read_prior, start_network
+from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import EpochProgress, say
 from jobs.train_mma import Options
 from jobs.training_picture import draw_training
+from jobs.training_run import STORE_ERRORS, TrainingRun
 from mma.checkpoint import dump_mma
 from mma.crops import OUTCOMES, WITH_FACE, outcomes
 from mma.network import MMANetwork
-from mma.store.schema import spec_differences
 
 METRICS_FILE, PICTURE_FILE = "metrics.json", "training.png"
-TRAIN_FOLDER, TRAIN_NAME = "_train", "mma"
-STORE_ERRORS = (ValueError, OSError, StorageError, LockHeld)
-
-WHERE_IT_RUNS = frozenset(
-    "out resume workers worker_cpus worker_gpus max_failures tracking experiment address num_cpus scratch "
-    "scratch_bytes max_missing_fraction".split()
-)
-"""Options that may differ between a run and its resumption: they change no number."""
 
 
-class MMARun:
+class MMARun(TrainingRun):
     """One run; `run` is the whole of it."""
 
+    job = "train-mma"
+    model_file = MODEL_FILE
+    free = TrainingRun.free | {"scratch_bytes", "max_missing_fraction"}
+
     def __init__(self, options: Options):
-        self.options = options
-        self.started_s = time.monotonic()
+        super().__init__(options)
         with input_errors():
-            self.folder = Folder(options.out)
             self.crops = Folder(options.crops) if options.crops else self.folder.child("crops")
         self.faces = face_settings(options)
-        self.asked = json.loads(json.dumps(asdict(options), default=str))
-        self.record: dict[str, Any] = {}
-        self.found: bytes | None = None
-        """Content of OUT's record when this run looked first."""
-        self.lock: StoreLock | None = None
-        self.tracker: Tracker | None = None
 
     def run(self) -> Outcome:
         """Settle what run this is, prepare, train, and put the result down."""
-        options = self.options
+        where = self.where
         with stop_signals() as stop, ExitStack() as held:
-            with input_errors(*STORE_ERRORS, option="--out"):
-                self._settle_run()
-                if self.record["state"] == "done":
-                    say(f"{self.folder.display} is done: nothing to resume")
-                    return Outcome(summary=self.record["summary"])
-            if target_address(options.address) == LOCAL:  # an impossible request fails before anything is read
-                self._workers([local_node(options.num_cpus)])
+            if (done := self.settle_run()) is not None:
+                return done
             prepared = self.record.get("prepared")
             sets = None if prepared else self._read_labels()
             network = None if prepared else self._start_network()
-            with input_errors(*STORE_ERRORS, option="--out"):
-                self._take_lock(held)
-            session = partial(ray_session, options.address, num_cpus=options.num_cpus, stop=stop)
+            self.take_lock(held)
+            session = partial(ray_session, where.address, num_cpus=where.num_cpus, stop=stop)
             with input_errors(SessionError):
                 nodes = held.enter_context(session())
-            workers = self._workers(nodes)
+            workers = self.workers(nodes)
             stop.soft = True  # from here on a signal leaves a run that says how it ended
             if sets is not None and network is not None and not self._prepare(sets, network, session, stop):
-                return self._interrupted(stop)
-            self._start_tracking(len(nodes))
+                return self.interrupted(stop)
+            self.start_tracking(len(nodes))
             say(f"{workers.told()}, on {told_nodes(nodes)}")
             files = None if stop.signal else self._train(workers, stop)
-            if files is None:
-                return self._interrupted(stop)
-            return self._finish(files)
-
-    # --- what run this is ---
-
-    def _settle_run(self) -> None:
-        """Take the record of OUT's run to resume, or begin a new one; a run is never mixed with another."""
-        there = self.folder.exists(RUN_FILE)
-        if there and not self.options.resume:
-            raise InputError(
-                f"--out {self.folder.display} holds a run already: --resume goes on with it, or name another folder"
-            )
-        if not there:
-            if self.options.resume:
-                raise InputError(f"--resume: {self.folder.display} holds no run; leave --resume out to start one")
-            if self.folder.exists(MODEL_FILE):
-                raise InputError(f"--out {self.folder.display} holds a model already: name another folder")
-            run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-            self.record = {"run_id": run_id, "state": "new", "options": self.asked}
-            return
-        self.found = self.folder.read(RUN_FILE)
-        self.record = json.loads(self.found)
-        now, then = (
-            {key: value for key, value in each.items() if key not in WHERE_IT_RUNS}
-            for each in (self.asked, self.record["options"])
-        )
-        if differences := spec_differences(now, then):
-            raise InputError(f"--resume: the run was started with other options (now / then): {'; '.join(differences)}")
-
-    def _take_lock(self, held: ExitStack) -> None:
-        """Be the one run of OUT, which is still as it was when this run looked."""
-        self.folder.check_writable()
-        self.lock = StoreLock(self.folder, f"train-mma on {socket.gethostname()}", on_wait=say)
-        held.enter_context(self.lock)
-        if (self.folder.read(RUN_FILE) if self.folder.exists(RUN_FILE) else None) != self.found:
-            raise InputError(f"--out {self.folder.display}: another run has written there meanwhile; start again")
-
-    def _check_lock(self) -> None:
-        if self.lock is not None and self.lock.lost:
-            raise JobFailedError(
-                f"the lock of {self.folder.display} is lost: another run has taken it over while this one stood still"
-            )
-
-    def _write_record(self, state: str, **more: Any) -> None:
-        self._check_lock()
-        self.record |= {"state": state, **more}
-        with input_errors(*STORE_ERRORS, option="--out"):
-            self.folder.write(RUN_FILE, json.dumps(self.record, indent=1, default=str).encode())
-
-    def _workers(self, nodes: list[Node]) -> Any:
-        options = self.options
-        with input_errors(CapacityError):
-            return plan_workers(nodes, count=options.workers, cpus=options.worker_cpus, gpus=options.worker_gpus)
+            return self.interrupted(stop) if files is None else self._finish(files)
 
     # --- what it starts from ---
 
@@ -183,7 +103,7 @@ class MMARun:
             self.faces.weights,
             session=session,
             stop=stop,
-            scratch=self.options.scratch,
+            scratch=self.where.scratch,
             scratch_bytes=self.options.scratch_bytes,
         )
         if stop.signal:
@@ -210,7 +130,7 @@ class MMARun:
         with input_errors(*STORE_ERRORS, option="--out"):
             self.folder.write(START_FILE, dump_mma(network, {}))
             self.folder.write(SAMPLES_FILE, buffer.getvalue())
-        self._write_record("running", prepared=data)
+        self.write_record("running", prepared=data)
         return True
 
     def _check_mix(self, samples: pa.Table) -> None:
@@ -221,24 +141,7 @@ class MMARun:
 
     # --- the training ---
 
-    def _start_tracking(self, num_nodes: int) -> None:
-        if not self.options.tracking:
-            return
-        params = {key: display(str(value)) for key, value in _flat(self.asked).items()}
-        tags = {"mma_mrnnet.run_id": self.record["run_id"], "mma_mrnnet.out": self.folder.display}
-        with input_errors(TrackingError, option="MLFLOW_TRACKING_URI"):
-            refuse_local_store(None, num_nodes)
-            self.tracker = start_run(
-                experiment=self.options.experiment,
-                run_name=self.record["run_id"],
-                params=params,
-                tags=tags,
-                run_id=self.record.get("mlflow_run_id"),
-            )
-        say(f"MLflow: run {self.tracker.run_id} of experiment {self.options.experiment} at {self.tracker.shown_uri}")
-        self._write_record("running", mlflow_run_id=self.tracker.run_id)
-
-    def _train(self, workers: Any, stop: Stop) -> dict[str, bytes] | None:
+    def _train(self, workers: Workers, stop: Stop) -> dict[str, bytes] | None:
         options = self.options
         prepared = self.record["prepared"]
         bfloat16 = options.precision == "bfloat16" or (options.precision == "auto" and workers.gpus > 0)
@@ -250,7 +153,7 @@ class MMARun:
             prior=self.record["prior"],
             threads=max(1, int(workers.cpus)),
             bfloat16=bfloat16,
-            scratch=options.scratch,
+            scratch=self.where.scratch,
             record={
                 **prepared,
                 "run_id": self.record["run_id"],
@@ -261,38 +164,7 @@ class MMARun:
             },
         )
         progress = EpochProgress(options.training.epochs)
-
-        def on_entry(entry: dict[str, Any]) -> None:
-            self._check_lock()
-            if failure := entry.get("failure"):
-                say(f"workers are started again from the last checkpoint: {failure}")
-                return
-            progress.tell(entry["history"])
-            self._track(lambda tracker: tracker.log_epochs(_numbers(entry["history"])))
-
-        try:
-            return run_training(
-                train_worker,
-                {"worker": config, "gpus": workers.gpus},
-                workers=workers,
-                folder=self.folder.child(TRAIN_FOLDER),
-                name=TRAIN_NAME,
-                max_failures=options.max_failures,
-                on_entry=on_entry,
-                stop=stop,
-            )
-        except TrainingError as error:
-            self._write_record("failed")
-            self._track(lambda tracker: tracker.finish("FAILED"))
-            raise JobFailedError(f"the training failed: {error}. --resume goes on from the last epoch") from error
-
-    def _track(self, what: Any) -> None:
-        """Tracking that fails is told, and never costs a training."""
-        if self.tracker is not None:
-            try:
-                what(self.tracker)
-            except TrackingError as error:
-                say(f"MLflow: {error}")
+        return self.train(train_worker, config, workers, stop, progress.tell)
 
     # --- what it leaves ---
 
@@ -313,40 +185,14 @@ class MMARun:
             "split": scores.get("split"),
             "metrics": metrics,
         }
-        self._check_lock()
-        with input_errors(*STORE_ERRORS, option="--out"):
-            self.folder.write(METRICS_FILE, json.dumps(scores, indent=1).encode())
-            self.folder.write(PICTURE_FILE, draw_training(scores))
-            self.folder.write(MODEL_FILE, files[MODEL_FILE])
-        self._write_record("done", summary=summary)
-        self._track(lambda tracker: _log_result(tracker, scores, metrics, files[MODEL_FILE]))
+        written = json.dumps(scores, indent=1).encode()
+        files_out = {METRICS_FILE: written, PICTURE_FILE: draw_training(scores), MODEL_FILE: files[MODEL_FILE]}
+        self.leave(files_out, summary)
+        numbers = {f"{scores['split']}_{name}": value for name, value in metrics.items()}
+        self.log_result(numbers, {MODEL_FILE: files[MODEL_FILE], METRICS_FILE: written})
         if metrics:
             say(f"{scores['split']}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         return Outcome(summary=summary, exit_code=DONE)
-
-    def _interrupted(self, stop: Stop) -> Outcome:
-        self._write_record("interrupted")
-        self._track(lambda tracker: tracker.finish("KILLED"))
-        say("stopped; the same command with --resume goes on from the last epoch")
-        summary = {
-            "job": "train-mma",
-            "run_id": self.record["run_id"],
-            "state": "interrupted",
-            "out": self.folder.display,
-        }
-        return Outcome(summary=summary, exit_code=stop.exit_code)
-
-
-def _log_result(tracker: Tracker, scores: dict[str, Any], metrics: dict[str, float], model: bytes) -> None:
-    tracker.log_metrics({f"{scores['split']}_{name}": value for name, value in metrics.items()})
-    with tempfile.TemporaryDirectory() as local:
-        path = Path(local) / MODEL_FILE
-        path.write_bytes(model)
-        tracker.log_artifact(path)
-        path = Path(local) / METRICS_FILE
-        path.write_text(json.dumps(scores, indent=1))
-        tracker.log_artifact(path)
-    tracker.finish("FINISHED")
 
 
 def _of_set(named: NamedSet) -> dict[str, Any]:
@@ -358,17 +204,3 @@ def _shares(outcome: np.ndarray) -> dict[str, float]:
     with_face = outcome[(outcome >= 0) & (outcome < WITH_FACE)]
     counts = np.bincount(with_face, minlength=WITH_FACE) / max(len(with_face), 1)
     return {OUTCOMES[k]: round(float(counts[k]), 4) for k in range(WITH_FACE)}
-
-
-def _numbers(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    return [{key: float(value) for key, value in entry.items() if isinstance(value, (int, float))} for entry in history]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

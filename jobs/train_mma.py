@@ -13,6 +13,7 @@ import tyro
 
 from cluster.scratch import CAP_BYTES
 from jobs.outcome import Outcome
+from jobs.run_options import RunOptions
 from mma.training.options import TrainingOptions
 
 
@@ -59,49 +60,28 @@ class Options:
     """Detect on every k-th frame of a video and interpolate the box between."""
     detect_size_px: int | None = None
     """Longer side of the picture that the detector sees; default: the detector's own."""
-    workers: int = 1
-    """Training processes; results do not depend on their number."""
-    worker_cpus: float | None = None
-    """CPUs of one; default: what the node offers, less what the others need."""
-    worker_gpus: float | None = None
-    """GPUs of one; default: 1 where there are GPUs, else 0."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 in the trunk on GPUs, float32 on CPUs."""
-    max_failures: int = 3
-    """How often lost workers are started again, from the last epoch's checkpoint, before the run fails."""
-    experiment: str = "train-mma"
-    """MLflow experiment; the server is MLFLOW_TRACKING_URI's, by default sqlite:///mlflow.db in this folder."""
-    tracking: bool = True
-    """Whether MLflow gets the parameters, losses, metrics and the checkpoint."""
-    address: str | None = None
-    """Ray cluster to run on, host:port or auto; default: a Ray of its own on this machine."""
-    num_cpus: int | None = None
-    """CPUs of the local Ray; default: all."""
-    scratch: str | None = None
-    """Node-local folder for videos in transit and faces in training; default: as of extract."""
+    run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
+    """Where it runs."""
     scratch_bytes: int = CAP_BYTES
     """Most bytes of remote videos on a node's disk at a time."""
 
     def __post_init__(self) -> None:
         if not self.labels:
             raise ValueError("--labels is missing: give FORMAT=URI, such as synth=corpus")
-        for name in ("every", "workers", "num_cpus", "detect_every", "scratch_bytes"):
+        for name in ("every", "detect_every", "scratch_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
-        if self.worker_cpus is not None and not self.worker_cpus > 0:
-            raise ValueError(f"--worker-cpus {self.worker_cpus}: give a number above 0")
-        if self.worker_gpus is not None and not self.worker_gpus >= 0:
-            raise ValueError(f"--worker-gpus {self.worker_gpus}: give 0 or more")
-        if not self.max_failures >= -1:
-            raise ValueError(f"--max-failures {self.max_failures}: give 0 or more, or -1 for no limit")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"--val-fraction {self.val_fraction}: give a share between 0 and 1")
         if not 0 <= self.max_missing_fraction <= 1:
             raise ValueError(f"--max-missing-fraction {self.max_missing_fraction}: give a share from 0 to 1")
-        if self.training.batch_size < self.workers:
+        if self.training.batch_size < self.run.num_workers:
             raise ValueError(
-                f"--batch-size {self.training.batch_size} is under --workers {self.workers}: each needs a sample"
+                f"--batch-size {self.training.batch_size} is under --num-workers {self.run.num_workers}: each needs a "
+                "sample"
             )
 
 

@@ -59,7 +59,7 @@ def dump_mma(network: MMANetwork, record: Mapping[str, Any]) -> bytes:
         "format_version": FORMAT_VERSION,
         "config": network.config.to_dict(),
         "descriptors": {family: list(names) for family, names in descriptors.families.items()},
-        "written_by": {"mma-mrnnet": _project_version(), "torch": str(torch.__version__)},
+        "written_by": {"mma-mrnnet": project_version(), "torch": str(torch.__version__)},
         "record": dict(record),
     }
     try:
@@ -103,7 +103,7 @@ def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMM
         content, name = source, name or "the given bytes"
     else:
         content, name = Path(source).read_bytes(), name or str(source)
-    header = _read_header(content, name)
+    header = read_header(content, name)
     described = _read_description(header, name)
     config = _read_config(described, name)
     try:
@@ -111,19 +111,20 @@ def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMM
     except SafetensorError as error:
         raise ValueError(f"{name} is a damaged safetensors file ({error}): fetch or copy it again") from None
     network = new_mma(config)
-    _check_fit(network.state_dict(), tensors, name, config)
+    check_fit(network.state_dict(), tensors, name, f"trunk {config.trunk} with {config.descriptor_set}")
     network.load_state_dict(tensors)
     return LoadedMMA(network.eval(), config, described["record"], weights_sha256(network))
 
 
-def _project_version() -> str:
+def project_version() -> str:
+    """Of this project, as installed."""
     try:
         return version("mma-mrnnet")
     except PackageNotFoundError:  # code sent to a cluster as a folder is not installed there
         return "not installed"
 
 
-def _read_header(content: bytes, name: str) -> dict[str, Any]:
+def read_header(content: bytes, name: str) -> dict[str, Any]:
     """The safetensors header, as JSON: 8 bytes of length (little endian), then that many of JSON."""
     # The JSON's brace first: a header's length begins with 0x80 in one safetensors file of 32.
     if content[8:9] != b"{" and (content[:4] == b"PK\x03\x04" or content[:1] == b"\x80"):
@@ -176,10 +177,11 @@ def _read_config(described: dict[str, Any], name: str) -> MMAConfig:
     return config
 
 
-def _check_fit(
-    expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str, config: MMAConfig
-) -> None:
-    what = f"trunk {config.trunk} with {config.descriptor_set}"
+def check_fit(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str, what: str) -> None:
+    """Raises ValueError unless the tensors have the expected names, shapes and dtypes, and are finite.
+
+    `what` describes, in errors, the network that they should be of.
+    """
     mend = "the file was changed or mixed up; take the original"
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:

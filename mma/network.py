@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
-from mma.trunks import TRUNKS, BasicBlock, Bottleneck, ResNet, StandardisedConvolution, Tiny
+from mma.trunks import TRUNKS, BasicBlock, Bottleneck, MirrorConvolution, ResNet, Tiny
 
 if TYPE_CHECKING:
     from mma.hf_trunk import HFTrunk
@@ -195,12 +195,11 @@ def random_mma(config: MMAConfig, seed: int) -> MMANetwork:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in (network.heads if foreign else network).modules():
-            if isinstance(module, nn.Conv2d):
-                fan_in = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-                _fill_uniform(module.weight, (6 / fan_in) ** 0.5, generator)
+            if isinstance(module, (nn.Conv2d, MirrorConvolution)):
+                _fill_uniform(module.weight, (6 / module.weight[0].numel()) ** 0.5, generator)
                 if module.bias is not None:
                     module.bias.zero_()
-                if isinstance(module, StandardisedConvolution):
+                if isinstance(module, MirrorConvolution):
                     module.gain.fill_(1.0)
             elif isinstance(module, nn.Linear):
                 # Heads start small: what they say at random would have to be unlearnt, and tanh must not start at 1.

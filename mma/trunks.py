@@ -97,25 +97,40 @@ class ResNet(nn.Module):
         return _precise(x).mean(dim=(2, 3))
 
 
-class StandardisedConvolution(nn.Conv2d):
-    """A convolution whose kernels are standardised and scaled, so that activations keep their variance without norms.
+class MirrorConvolution(nn.Module):
+    """A convolution whose kernels come in pairs, each with its mirror image; the input's channels do so too.
 
-    Scaled weight standardisation, Brock et al. 2021 (2101.08692), with their factor for ReLU and a learnt gain a
-    channel. No statistics of a batch, so that any number of CPU workers compute the same (PAPER.md, "Several workers").
+    Faces are nearly symmetric in what they show, and a mirrored crop has the same labels: a mirrored input gives the
+    mirrored output with the halves of the channels exchanged, for the cost of a plain convolution and half its weights
+    (a group convolution, Cohen and Welling 2016, 1602.07576, over the mirror alone). In a trial the first epoch of a
+    made corpus gave .02 of CCC more than without.
+
+    Kernels are standardised and scaled, so that activations keep their variance without norms: scaled weight
+    standardisation, Brock et al. 2021 (2101.08692), with their factor for ReLU and a learnt gain a channel. No
+    statistics of a batch, so that any number of CPU workers compute the same (PAPER.md, "Several workers").
     """
 
     _RELU = (2 / (1 - 1 / math.pi)) ** 0.5
     _EPSILON = 1e-4
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, size, stride, padding=size // 2)
-        self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
+        """`in_channels`: 1 (a picture), or those of a convolution like this. An even size with a stride of 2 keeps
+        the mirror exact on even pictures."""
+        super().__init__()
+        self.in_channels, self.stride, self.padding = in_channels, stride, (size - 1) // 2
+        self.weight = nn.Parameter(torch.empty(out_channels // 2, in_channels, size, size))
+        self.bias = nn.Parameter(torch.zeros(out_channels // 2))
+        self.gain = nn.Parameter(torch.ones(out_channels // 2, 1, 1, 1))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float (N, in_channels, H, W) -> float (N, out_channels, H / stride, W / stride)."""
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         scale = torch.rsqrt(variance * self.weight[0].numel() + self._EPSILON) * self.gain * self._RELU
-        return nn.functional.conv2d(x, (self.weight - mean) * scale, self.bias, self.stride, self.padding)
+        kernels = (self.weight - mean) * scale
+        swapped = kernels if self.in_channels == 1 else torch.cat(kernels.chunk(2, dim=1)[::-1], dim=1)
+        both = torch.cat([kernels, swapped.flip(-1)])
+        return nn.functional.conv2d(x, both, torch.cat([self.bias, self.bias]), self.stride, self.padding)
 
 
 class Tiny(nn.Module):
@@ -124,13 +139,15 @@ class Tiny(nn.Module):
     An action unit moves a brow by 2 to 4 px of 112 and draws folds a pixel wide. Light and skin tone say nothing of it:
     each pixel is taken relative to the mean of its neighbourhood and in units of its deviation (without this, learning
     did not start within three epochs of a made corpus). The 7 x 7 grid keeps where in the face something was seen:
-    crops put brows and mouth into the same cells.
+    crops put brows and mouth into the same cells. A mirrored face gives the same features.
     """
 
+    grey = True
+    """Channels are averaged first, so that whoever augments may do so with one channel before."""
     grid_cells = 7
-    neighbourhood_px = 12
+    neighbourhood_px = 14
     least_deviation = 0.03
-    widths = ((16,), (32, 32), (64, 64), (96, 96))
+    widths = ((24,), (32, 48), (64, 96), (128, 192))
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,15 +158,16 @@ class Tiny(nn.Module):
                 layers.append(nn.MaxPool2d(2))
             for width in widths:
                 first = in_channels == 1
-                layers += [StandardisedConvolution(in_channels, width, 5 if first else 3, 2 if first else 1), nn.ReLU()]
+                layers += [MirrorConvolution(in_channels, width, 6 if first else 3, 2 if first else 1), nn.ReLU()]
                 in_channels = width
         self.layers = nn.Sequential(*layers)
-        self.num_features = in_channels * self.grid_cells**2
+        self.num_features = in_channels // 2 * self.grid_cells**2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float (N, 3, H, W) -> float32 (N, num_features), also under autocast."""
+        """float (N, 1 or 3, H, W) -> float32 (N, num_features), also under autocast."""
         maps = self.layers(self._local_contrast(x.mean(dim=1, keepdim=True)))
-        cells = nn.functional.adaptive_avg_pool2d(_precise(maps), self.grid_cells).flatten(1)
+        ours, mirrored = nn.functional.adaptive_avg_pool2d(_precise(maps), self.grid_cells).chunk(2, dim=1)
+        cells = (ours + mirrored.flip(-1)).flatten(1) / 2**0.5
         # As a mean over cells would have it: a step of Adam moves all weights of a head by as much, so that thousands
         # of unscaled features would throw tanh to its limits at once, where its gradient ends.
         return cells / self.grid_cells

@@ -14,7 +14,7 @@ SETTINGS = (
 )  # fmt: skip
 """An epoch takes two workers about 3 s, long enough to kill one in it. It has three steps alone, since what rounding
 makes of a training grows a hundredfold every few steps (1e-7 in the first weights is .01 in the loss after 25)."""
-TWO_WORKERS = ("--workers", 2, "--worker-cpus", 1)
+TWO_WORKERS = ("--num-workers", 2, "--worker-cpus", 1)
 
 
 class Trained(NamedTuple):

@@ -1,19 +1,13 @@
 """The crops of a training run as one flat file a node: every worker process maps it, and the kernel shares its pages.
 
 The file is named by the store's files and by the wanted rows, so a changed store or another choice of rows makes
-another file. Who needs it first builds it, under a lock of the scratch folder; the others wait and map the same. A
-mapped file is held by a shared lock that lives exactly as long as the mapping, so a build can delete every flat file
-that nobody uses.
+another file (`mma.store.flatfile`).
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +15,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mma.crops.keys import Keys
-from mma.crops.rows import CROP_BYTES, CROP_SHAPE, WITH_FACE, faces_of
+from mma.crops.rows import CROP_SHAPE, WITH_FACE, faces_of
 from mma.crops.store import READERS, FileIndex, index_files, open_file
+from mma.store.flatfile import allocated, built_once, digest, mapped
 from mma.store.reader import ReadableFolder
 
 BATCH_FACES = 64
 """Faces that a reading thread decodes at a time; four threads were seen to take 200 MB together."""
 
-_PREFIX, _TEMPORARY = "crops-", "_tmp-crops-"
 
-
-def flat_faces(folder: ReadableFolder, rows: pa.Table, scratch: Path) -> np.memmap:
+def flat_faces(folder: ReadableFolder, rows: pa.Table, scratch: Path) -> NDArray[np.uint8]:
     """The faces of N rows as a read-only map: uint8 (N, 112, 112, 3) RGB, row i that of `rows[i]`.
 
     Args:
@@ -46,44 +39,9 @@ def flat_faces(folder: ReadableFolder, rows: pa.Table, scratch: Path) -> np.memm
         raise ValueError("no rows are wanted, so there is nothing to map")
     keys = Keys(rows)
     files = sorted((entry.name, entry.bytes) for entry in folder.list(suffix=".parquet") if entry.name[0] not in "_.")
-    told = f"{folder.display} {files} {keys.digest()}"
-    path = scratch / f"{_PREFIX}{hashlib.blake2b(told.encode(), digest_size=16).hexdigest()}.uint8"
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(scratch / "_crops-lock"):
-        if not path.exists():
-            _delete_unused(scratch)
-            temporary = scratch / f"{_TEMPORARY}{os.getpid()}"
-            try:
-                _build(folder, [name for name, _ in files], keys, temporary)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return _mapped(path)
-
-
-def _mapped(path: Path) -> np.memmap:
-    with open(path, "rb") as file:
-        # mmap keeps a duplicate of the descriptor, and with it the lock, until the last view of the map is gone.
-        fcntl.flock(file, fcntl.LOCK_SH)
-        return np.memmap(file, np.uint8, mode="r").reshape(-1, *CROP_SHAPE)  # type: ignore[return-value]
-
-
-def _delete_unused(scratch: Path) -> None:
-    """Needs the folder's lock: nobody maps a file in between, and whoever built a temporary one is gone."""
-    for old in [*scratch.glob(f"{_TEMPORARY}*"), *scratch.glob(f"{_PREFIX}*.uint8")]:
-        with open(old, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            old.unlink()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    name = f"{digest(folder.display, files, keys.digest())}.uint8"
+    path = built_once(scratch, "crops", name, lambda path: _build(folder, [name for name, _ in files], keys, path))
+    return mapped(path, np.uint8, (-1, *CROP_SHAPE))
 
 
 def _build(folder: ReadableFolder, names: list[str], keys: Keys, path: Path) -> None:
@@ -105,21 +63,17 @@ def _build(folder: ReadableFolder, names: list[str], keys: Keys, path: Path) -> 
             f"{folder.display} has no crop for {lacking} of {count} rows, such as row {first}: take the rows that "
             "`found` says have one"
         )
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as target:
-        # A full disk must say so here: under a mapping it would kill the process.
-        os.posix_fallocate(target.fileno(), 0, count * CROP_BYTES)
-        flat = np.memmap(target, np.uint8, mode="r+", shape=(count, *CROP_SHAPE))
+    flat = allocated(path, np.uint8, (count, *CROP_SHAPE))
 
-        def copy(name: str, faces: NDArray[np.int64]) -> None:
-            for here, crops in _crops_of(folder, name, faces):
-                for face, crop in zip(here, crops, strict=True):
-                    flat[rows_of[starts[face] : starts[face + 1]]] = crop
+    def copy(name: str, faces: NDArray[np.int64]) -> None:
+        for here, crops in _crops_of(folder, name, faces):
+            for face, crop in zip(here, crops, strict=True):
+                flat[rows_of[starts[face] : starts[face + 1]]] = crop
 
-        with ThreadPoolExecutor(READERS) as pool:
-            for _ in pool.map(copy, *zip(*wanted_files)):
-                pass
-        flat.flush()
-        os.fsync(target.fileno())
+    with ThreadPoolExecutor(READERS) as pool:
+        for _ in pool.map(copy, *zip(*wanted_files)):
+            pass
+    flat.flush()
 
 
 def _crops_of(

@@ -57,6 +57,8 @@ NO_AUGMENTATION = AugmentOptions(
 def augment(crops: torch.Tensor, uniforms: npt.NDArray[np.float64], options: AugmentOptions) -> torch.Tensor:
     """Changed crops: float (N, 3, H, W) as the network's `normalise` gives them, and (N, NUMBERS) in [0, 1).
 
+    Crops of one channel, the mean of the three, give the mean of what the three would have given.
+
     Brightness, tint and blanks are measured in units of the normalised range from black to white, taken as 2 wide
     around 0. What a turn or shift brings in from outside repeats the edge. The result is channels last in memory.
     """
@@ -69,7 +71,8 @@ def augment(crops: torch.Tensor, uniforms: npt.NDArray[np.float64], options: Aug
         crops = _moved(crops, columns, signed, options)
     if options.contrast or options.brightness or options.tint:
         gain = 1 + options.contrast * signed[5]
-        offset = 2 * options.brightness * signed[6] + 2 * options.tint * signed[7:10]  # (3, N)
+        tint = signed[7:10] if crops.shape[1] == 3 else signed[7:10].mean(dim=0, keepdim=True)
+        offset = 2 * options.brightness * signed[6] + 2 * options.tint * tint  # (channels, N)
         crops = crops * gain[:, None, None, None] + offset.T[:, :, None, None]
     if options.erase:
         crops = crops.masked_fill(_blanked(crops.shape[2:], columns, options)[:, None], 0.0)

@@ -222,6 +222,8 @@ class Training:
         here = self.world.slice_of(len(batch))
         own = batch[here]
         crops = _crops(self.data, own, self.network, self.device)
+        if getattr(self.network.trunk, "grey", False):  # a third of the augmentation's work
+            crops = crops.mean(dim=1, keepdim=True)
         if self.options.augment != NO_AUGMENTATION:
             uniforms = keyed_uniforms(
                 own, NUMBERS, seed=self.options.seed, epoch=self.progress.epochs_done, turn=turn[here]

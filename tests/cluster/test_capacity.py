@@ -89,7 +89,7 @@ def test_what_is_asked_of_a_training_worker_is_kept():
 @pytest.mark.parametrize(
     ("cluster", "wanted", "told"),
     [
-        ([(2, 0)], {"count": 3}, "3 training workers of 1 CPU each find room for 2 .*n0: 2 CPU.*--workers"),
+        ([(2, 0)], {"count": 3}, "3 training workers of 1 CPU each find room for 2 .*n0: 2 CPU.*--num-workers"),
         ([(2, 0), (2, 0)], {"count": 1, "cpus": 3}, "of 3 CPU each find room for 0 .*n1: 2 CPU.*--worker-cpus"),
         ([(8, 1)], {"count": 2}, "of 1 CPU and 1 GPU each find room for 1 .*1 GPU.*--worker-gpus"),
         ([(8, 0)], {"count": 1, "gpus": 1}, "find room for 0 .*--worker-gpus"),

@@ -195,7 +195,7 @@ def test_a_file_s_mistakes_inside_options_are_named(tmp_path, text, told):
     [
         (["--out", "m"], "--labels"),
         (["--labels", "synth=a"], "--out"),
-        (["--labels", "synth=a", "--out", "m", "--workers", "0"], "--workers 0"),
+        (["--labels", "synth=a", "--out", "m", "--num-workers", "0"], "--num-workers 0"),
         (["--labels", "synth=a", "--out", "m", "--worker-cpus", "0"], "--worker-cpus 0"),
         (["--labels", "synth=a", "--out", "m", "--val-fraction", "1"], "--val-fraction 1"),
         (["--labels", "synth=a", "--out", "m", "--descriptor-set", "mma27"], "--descriptor-set"),

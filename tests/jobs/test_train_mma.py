@@ -87,7 +87,7 @@ def test_mlflow_holds_parameters_each_epoch_once_and_the_network(trained: Traine
 def test_one_worker_gives_the_history_of_two(run_job, trained: Trained, tmp_path):
     ran = run_job(
         "train-mma", "--out", tmp_path / "m", *trained.options, "--crops", trained.out / "crops",
-        "--workers", 1, "--worker-cpus", 2, "--no-tracking",
+        "--num-workers", 1, "--worker-cpus", 2, "--no-tracking",
     )  # fmt: skip
     assert ran.code == 0, ran.told
     alone = json.loads((tmp_path / "m" / "metrics.json").read_text())["history"]
@@ -140,11 +140,11 @@ def test_crops_of_another_spec_leave_no_run_behind(run_job, trained: Trained, tm
         (["--trunk", "tiny", "--init", "{tmp}/none.safetensors"], "--init"),
         (["--trunk", "tiny", "--init", "{tmp}/text.safetensors"], "--init"),
         (["--trunk", "tiny", "--mix", "synth=2", "--mix", "rafdb=1"], "--mix rafdb=1"),
-        (["--trunk", "tiny", "--workers", "99"], "--workers"),
+        (["--trunk", "tiny", "--num-workers", "99"], "--num-workers"),
         (["--trunk", "tiny", "--detector", "yunet"], "--detector-weights"),
         (["--epochs", "0"], "--epochs 0"),
         (["--worker-cpus", "0"], "--worker-cpus 0"),
-        (["--batch-size", "2", "--workers", "3"], "--batch-size 2"),
+        (["--batch-size", "2", "--num-workers", "3"], "--batch-size 2"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(run_job, training_corpus, tmp_path, arguments, told):
@@ -295,7 +295,7 @@ def test_a_driver_stopped_and_killed_goes_on_where_it_was(run_job, trained: Trai
 
     options = (
         *trained.options, "--crops", trained.out / "crops",
-        "--epochs", 4, "--epoch-samples", 800, "--workers", 1, "--worker-cpus", 2,
+        "--epochs", 4, "--epoch-samples", 800, "--num-workers", 1, "--worker-cpus", 2,
     )  # fmt: skip
     driver = Driver(tmp_path, *options)
     driver.start("--num-cpus", "2")

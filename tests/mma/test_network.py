@@ -177,3 +177,20 @@ def test_config_survives_json():
     config = MMAConfig(trunk="tiny", crop={"template": ((1.5, 2), (3, 4)), "margin": 1.2})
     assert MMAConfig(**config.to_dict()) == config
     assert isinstance(MMANetwork(config).config.crop["template"], list)
+
+
+def test_a_mirrored_face_gives_tiny_the_same_descriptors(crops):
+    """Its kernels come in mirrored pairs, so this holds for any weights, and for odd and even places alike."""
+    network = random_mma(MMAConfig(trunk="tiny"), 3).double().eval()
+    x = network.normalise(crops).double()
+    with torch.inference_mode():
+        torch.testing.assert_close(network.descriptors(x.flip(3)), network.descriptors(x), rtol=0, atol=1e-12)
+        # No accident of symmetric kernels or of features that say nothing.
+        assert (network.trunk(x.flip(2)) - network.trunk(x)).abs().max() > 1e-3
+
+
+def test_tiny_sees_the_mean_of_the_channels_alone(crops):
+    network = random_mma(MMAConfig(trunk="tiny"), 3).double().eval()
+    x = network.normalise(crops).double()
+    with torch.inference_mode():
+        torch.testing.assert_close(network.trunk(x.mean(1, keepdim=True)), network.trunk(x), rtol=0, atol=1e-12)

@@ -92,9 +92,18 @@ def test_training_sees_the_epochs_own_changes(monkeypatch):
         training.step(batch)
     torch.testing.assert_close(seen[1], seen[0].flip(0), rtol=0, atol=1e-5)
     assert (seen[2] - seen[0]).abs().amax(dim=(1, 2, 3)).min() > 0.01
-    plain = training.network.normalise(torch.from_numpy(data.faces[rows]))
+    plain = training.network.normalise(torch.from_numpy(data.faces[rows])).mean(dim=1, keepdim=True)
     expected = augment(plain, keyed_uniforms(rows, NUMBERS, seed=4, epoch=1), options.augment)
     torch.testing.assert_close(seen[2], expected, rtol=0, atol=1e-5)
+
+
+def test_grey_crops_change_as_the_mean_of_three_channels_does():
+    """`tiny` looks at that mean alone, and augments only it."""
+    crops, uniforms = crops_of(12, dtype=torch.float64), uniforms_of(12)
+    grey = augment(crops.mean(1, keepdim=True), uniforms, AugmentOptions())
+    torch.testing.assert_close(
+        grey, augment(crops, uniforms, AugmentOptions()).mean(1, keepdim=True), rtol=0, atol=1e-12
+    )
 
 
 # --- what a change does ---

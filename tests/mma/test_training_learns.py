@@ -20,20 +20,20 @@ SHOWN_UNITS = ("AU01", "AU12", "AU25")
 
 
 def patterned(shuffled: bool) -> TrainingData:
-    """Noise with a bright square in one of 7 columns (expression), 3 bars that occur (units), and two squares whose
-    places say affect: local contrast, which is what `tiny` sees, keeps all of them."""
+    """Noise with a bright square in one of 7 rows (expression), 3 combs that occur (units), and two squares whose
+    heights say affect. `tiny` sees local contrast and no difference between left and right, which keeps all of them."""
     rng = np.random.default_rng(0)
     expression, va = rng.integers(0, 7, COUNT), rng.uniform(-1, 1, (COUNT, 2)).astype(np.float32)
     occurs = rng.random((COUNT, len(SHOWN_UNITS))) < 0.3
     faces = rng.normal(110, 15, (COUNT, SIDE_PX, SIDE_PX, 3))
     for row in range(COUNT):
-        left = CELL_PX * expression[row]
-        faces[row, :CELL_PX, left : left + CELL_PX] += 90
-        for place, strip in zip((va[row] + 1) / 2 * (SIDE_PX - CELL_PX), (1, 7)):
-            faces[row, CELL_PX * strip : CELL_PX * (strip + 1), int(place) : int(place) + CELL_PX] += 90
+        top = CELL_PX * expression[row]
+        faces[row, top : top + CELL_PX, :CELL_PX] += 90
+        for place, strip in zip((va[row] + 1) / 2 * (SIDE_PX - CELL_PX), (1, 2)):
+            faces[row, int(place) : int(place) + CELL_PX, CELL_PX * strip : CELL_PX * (strip + 1)] += 90
         for number in np.flatnonzero(occurs[row]):
-            top = CELL_PX * (2 + 2 * number)
-            faces[row, top : top + CELL_PX, ::2] -= 70
+            top = CELL_PX * (1 + 2 * number)
+            faces[row, top : top + CELL_PX, 3 * CELL_PX : 5 * CELL_PX : 2] -= 70
     indices = [MMA26.action_units.index(name) for name in SHOWN_UNITS]
     units, known = np.zeros((COUNT, len(MMA26.action_units)), np.float32), np.zeros((COUNT, 17), bool)
     units[:, indices], known[:, indices] = occurs, True
@@ -57,7 +57,7 @@ def trained(request) -> tuple[bool, list[dict[str, float]]]:
         learning_rate=3e-3,
         warmup=0.2,
         average=0.8,
-        loss=LossOptions(matching="off"),  # the squares and bars are not after Du's table
+        loss=LossOptions(matching="off"),  # the squares and combs are not after Du's table
         augment=AugmentOptions(flip=0.0, turn_deg=2.0, zoom=0.02, shift=0.01, tint=0.01, brightness=0.02, erase=0.0),
     )
     training = Training(made_network(side_px=SIDE_PX), patterned(request.param), options)
