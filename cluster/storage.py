@@ -5,6 +5,7 @@ Nothing else in this project opens a store's or an output's files; nothing here 
 """
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -192,6 +193,14 @@ class Folder:
         for place in places:
             with named_errors(place.path), suppress(FileNotFoundError):
                 os.unlink(place.path)
+
+    def remove(self) -> None:
+        """Deletes everything below, and a local folder itself; one that is not there is no error."""
+        if not self.is_local:
+            s3.delete([self._at(info.name) for info in self.walk()])
+            return
+        with named_errors(self.uri), suppress(FileNotFoundError):
+            shutil.rmtree(self._place.path)
 
     def check_writable(self) -> None:
         """Writes and removes a probe (and makes the folder); StorageError with the server's words if that fails."""

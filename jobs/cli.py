@@ -26,11 +26,14 @@ from jobs.outcome import DONE, FAILED, WRONG_INPUT, InputError, JobFailedError, 
 
 JOBS = {
     "synth": "draw a made corpus: mp4 clips of faces, labels, truth and its known ceiling",
-    "train": "a feature store and reaction labels -> a masked RNN (stage 2)",
-    "extract": "videos -> faces -> affect descriptors, into a feature store of Parquet files",
     "train-mma": "label sets -> face crops -> a trained multi-task network (stage 1)",
-    "evaluate": "a trained network and labelled frames -> its scores, as a table and a page",
+    "extract": "videos -> faces -> affect descriptors, into a feature store of Parquet files",
+    "import-openface": "csv files of OpenFace 2 -> a feature store",
+    "train": "a feature store and reaction labels -> a masked RNN (stage 2)",
+    "evaluate": "a trained network and labels -> its scores beside their floors, as a table and a page",
+    "predict": "videos, or a feature store, and a masked RNN -> 7 reaction intensities a video",
     "export": "a feature store as one row a frame, csv or Parquet, for pandas and R",
+    "forget": "take people's videos out of a feature store for good",
 }
 """The jobs by name, with what each is for; `jobs.<name>`, a hyphen as `_`, holds its `Options` and its `run`."""
 

@@ -13,15 +13,25 @@ from jobs.outcome import Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Score a model on labelled data: an MMA network on frame label sets, by descriptor and beside its floors.
+    """Score a model on labelled data: an MMA network on frame label sets, by descriptor, or, with --store, a masked RNN
+    on the reactions of a store's videos; each beside its floors.
 
-    Local paths, file:// and s3:// (AWS_* in the environment). Writes metrics.json, scores.csv and report.html to OUT.
+    Local paths, file:// and s3:// (AWS_* in the environment). Writes metrics.json and report.html to OUT.
     """
 
     model: str
-    """URI of an MMA checkpoint, or of the folder that train-mma made."""
+    """URI of a checkpoint, or of the folder that train-mma or train made."""
     labels: tyro.conf.UseAppendAction[tuple[str, ...]]
-    """FORMAT=URI, as often as there are sets, as of train-mma. Splits are the sets' own: nothing is held out."""
+    """FORMAT=URI, as often as there are sets, as of train-mma; with --store, the URI of reaction labels, as of train.
+    Splits are the labels' own: nothing is held out."""
+    store: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """URI of the feature store whose videos a masked RNN is scored on; as often as there are stores."""
+    subjects: str | None = None
+    """With --store: URI of a table (video_id, subject), for intervals by subject."""
+    thumbnails: bool = False
+    """With --store: show a frame of the best and worst videos, read from their own URIs, faces blurred."""
+    blur: bool = True
+    """Blur the faces of --thumbnails."""
     out: str
     """Folder of the results."""
     split: Literal["test", "val", "train", "all"] = "test"
@@ -53,7 +63,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.labels:
-            raise ValueError("--labels is missing: give FORMAT=URI, such as synth=corpus")
+            raise ValueError("--labels is missing: give FORMAT=URI, such as synth=corpus; with --store, a URI")
+        if self.store and len(self.labels) > 1:
+            raise ValueError("--store takes one --labels")
         for name in ("detect_every", "num_cpus", "scratch_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -64,6 +76,11 @@ class Options:
 
 def run(options: Options) -> Outcome:
     """The job. See the module's first lines."""
-    from jobs.frame_scores import evaluate_frames  # torch and Ray take a while: wrong options are told before them
+    # Torch and Ray take a while: wrong options are told before them.
+    if options.store:
+        from jobs.reaction_scores import evaluate_reactions
+
+        return evaluate_reactions(options)
+    from jobs.frame_scores import evaluate_frames
 
     return evaluate_frames(options)

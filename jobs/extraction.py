@@ -31,6 +31,7 @@ from jobs.plan import find_videos, shard
 from jobs.progress import RunProgress, say
 from mma.store import schema as s
 from mma.store.reader import FAILED_PREFIX, count_statuses, drop_videos, read_index, read_spec
+from mma.store.tombstones import forgotten
 from mma.store.writer import StoreWriter, settle_spec
 from mma.video.options import DecodeOptions
 
@@ -79,6 +80,8 @@ class Extraction:
         self.retries_before = retry_count()
         self.intake: Intake | None = None
         self.error: JobFailedError | None = None
+        self.forgotten = 0
+        """Videos of the plan that a tombstone keeps out."""
 
     def run(self) -> Outcome:
         """Find, subtract, run, commit, sum up."""
@@ -137,6 +140,13 @@ class Extraction:
     def _todo(self) -> ToDo:
         """What the store does not have yet, and what is to be done again."""
         options = self.options
+        gone = forgotten(self.folder, self.videos["video_id"].to_pylist())
+        self.forgotten = len(gone)
+        if gone:
+            say(f"{len(gone)} videos were forgotten on their people's demand (forget) and are left out")
+            self.videos = self.videos.filter(
+                pc.invert(pc.is_in(self.videos["video_id"], value_set=pa.array(sorted(gone))))
+            )
         index = read_index(self.folder)
         changed = _changed(self.videos, index, ask_storage=options.redo_changed)
         again = set(changed) if options.redo_changed else set()
@@ -218,6 +228,7 @@ class Extraction:
             "videos": self.videos.num_rows,
             "bytes": pc.sum(self.videos["bytes"]).as_py(),
             "skipped": todo.skipped,
+            "forgotten": self.forgotten,
             "changed": todo.changed,
             "to_do": todo.videos.num_rows,
             "store": self.folder.display,
@@ -249,6 +260,7 @@ class Extraction:
             "units": writer.rows if writer else 0,
             **mine,
             "skipped": todo.skipped,
+            "forgotten": self.forgotten,
             "frames": frames,
             "frames_per_s": round(frames / seconds, 2),
             "changed": todo.changed,

@@ -25,6 +25,7 @@ from jobs.cropping import ensure_crops
 from jobs.detector import face_settings
 from jobs.label_sets import NamedSet, mix_shares, read_sets, sample_table, told_samples
 from jobs.mma_training import SAMPLES_FILE, SCORES_FILE, START_FILE, WorkerConfig, train_worker
+from jobs.model_card import CARD_FILE, mma_card
 from jobs.models import MODEL_FILE, read_prior, start_network
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import EpochProgress, say
@@ -186,8 +187,8 @@ class MMARun(TrainingRun):
             "metrics": metrics,
         }
         written = json.dumps(scores, indent=1).encode()
-        files_out = {METRICS_FILE: written, PICTURE_FILE: draw_training(scores), MODEL_FILE: files[MODEL_FILE]}
-        self.leave(files_out, summary)
+        left = {METRICS_FILE: written, PICTURE_FILE: draw_training(scores), MODEL_FILE: files[MODEL_FILE]}
+        self.leave({**left, CARD_FILE: mma_card(self.record, scores, files[MODEL_FILE]).encode()}, summary)
         numbers = {f"{scores['split']}_{name}": value for name, value in metrics.items()}
         self.log_result(numbers, {MODEL_FILE: files[MODEL_FILE], METRICS_FILE: written})
         if metrics:

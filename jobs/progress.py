@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -104,6 +105,33 @@ class EpochProgress:
                 f"{left_s / 60:.1f} min left at most"
             )
         self.told = max(self.told, len(history))
+
+
+class SeedProgress:
+    """A line every few seconds for the epochs of several seeds, and one at the end of each seed."""
+
+    def __init__(self, epochs: int, seeds: Sequence[int]):
+        self.epochs, self.seeds = epochs, list(seeds)
+        self.told, self._told_s = 0, 0.0
+
+    def tell(self, history: list[dict[str, Any]]) -> None:
+        """Tell what is new in a training's history, at most once in `LOG_INTERVAL_S / 5` within a seed."""
+        new = history[self.told :]
+        if not new:
+            return
+        ends = [entry for entry, after in zip(new, [*new[1:], None]) if after and after["seed"] != entry["seed"]]
+        now = time.monotonic()
+        if now - self._told_s >= LOG_INTERVAL_S / 5:
+            ends.append(new[-1])
+            self._told_s = now
+        for entry in ends:
+            val = f", val mean Pearson {entry['val_mean_pearson']:.3f}" if "val_mean_pearson" in entry else ""
+            loss = f"loss {entry['loss_total']:.3f}" if entry.get("loss_total") is not None else "no batch had a loss"
+            say(
+                f"seed {entry['seed']} ({self.seeds.index(entry['seed']) + 1} of {len(self.seeds)}), epoch "
+                f"{entry['seed_epoch'] + 1}/{self.epochs}: {loss}{val}, {entry['samples_per_s']:.0f} videos/s"
+            )
+        self.told = len(history)
 
 
 def _clock(seconds: float) -> str:

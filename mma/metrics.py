@@ -123,6 +123,11 @@ class PairMoments(_Part):
         spread = self.squares.sum(axis=0) / count + np.square(self.mean[0] - self.mean[1])
         return np.where(self.constant, 0.0, 2 * self.products / count / np.where(spread > 0, spread, 1.0))
 
+    def pearson(self) -> Floats:
+        """(K,): s_xy / (s_x s_y), within [-1, 1]; 0 for a constant column."""
+        spread = np.sqrt(self.squares[0]) * np.sqrt(self.squares[1])
+        return np.where(self.constant, 0.0, np.clip(self.products / np.where(spread > 0, spread, 1.0), -1.0, 1.0))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConfusionMatrix(_Part):

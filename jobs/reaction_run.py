@@ -1,0 +1,230 @@
+"""One run of `train` on the driver: stores, labels, the join, the training, and what it leaves behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.capacity import Workers, told_nodes
+from cluster.session import SessionError, Stop, ray_session, stop_signals
+from cluster.storage import Folder
+from cluster.uri import StorageError, display
+from jobs.model_card import CARD_FILE, reaction_card
+from jobs.outcome import DONE, InputError, Outcome, input_errors
+from jobs.progress import SeedProgress, say
+from jobs.reaction_labels import read_reaction_labels
+from jobs.reaction_training import (
+    LAST_FILE,
+    MODEL_FILE,
+    SAMPLES_FILE,
+    SCORES_FILE,
+    WorkerConfig,
+    node_scratch,
+    train_worker,
+)
+from jobs.train import Options
+from jobs.training_run import STORE_ERRORS, TrainingRun
+from rnn.flat import flat_videos, stores_spec, stores_step
+from rnn.join import join
+from rnn.labels import ReactionLabels
+from rnn.network import STEP_WEIGHTS
+from rnn.reactions import REACTIONS
+from rnn.sequences import chosen_names
+from rnn.training.data import SAMPLE_SCHEMA, SPLITS, prepared_splits, steps_reached, told_reach
+from rnn.training.final import summary_numbers
+from rnn.training.options import SMALL_BATCH
+
+METRICS_FILE = "metrics.json"
+
+
+class ReactionRun(TrainingRun):
+    """One run; `run` is the whole of it."""
+
+    job = "train"
+    model_file = MODEL_FILE
+
+    def __init__(self, options: Options):
+        super().__init__(options)
+        with input_errors():
+            self.stores = tuple(Folder(uri) for uri in options.store)
+
+    def run(self) -> Outcome:
+        """Settle what run this is, prepare, train, and put the result down."""
+        where = self.where
+        with stop_signals() as stop, ExitStack() as held:
+            if (done := self.settle_run()) is not None:
+                return done
+            if "prepared" not in self.record:
+                samples = self._prepare()
+            self.take_lock(held)
+            if "prepared" not in self.record:
+                self._write_samples(samples)
+            with input_errors(SessionError):
+                nodes = held.enter_context(ray_session(where.address, num_cpus=where.num_cpus, stop=stop))
+            workers = self.workers(nodes)
+            stop.soft = True  # from here on a signal leaves a run that says how it ended
+            self.start_tracking(len(nodes))
+            say(f"{workers.told()}, on {told_nodes(nodes)}")
+            files = None if stop.signal else self._train(workers, stop)
+            return self.interrupted(stop) if files is None else self._finish(files)
+
+    # --- what it starts from ---
+
+    def _prepare(self) -> pa.Table:
+        """Read stores and labels, join them by id, and look at the lengths; nothing is written yet."""
+        options = self.options
+        with input_errors(ValueError, StorageError, OSError, option="--store"):
+            spec = stores_spec(self.stores)
+            chosen_names(options.sequence.descriptors, spec["descriptors"])
+            step_s = options.step_s or stores_step(self.stores)
+            grid = flat_videos(self.stores, spec, step_s, node_scratch(self.where.scratch))
+        labels = read_reaction_labels(options.labels, subjects_uri=options.subjects)
+        with input_errors(ValueError, option="--labels"):
+            samples, told = joined_samples(labels, grid.video_ids)
+        for line in told:
+            say(line)
+        counts = {name: samples.filter(pa.compute.equal(samples["split"], name)).num_rows for name in SPLITS}
+        if not counts["train"]:
+            raise InputError(f"--labels {display(options.labels)}: no labelled video of the split train has features")
+        with input_errors(ValueError):
+            splits, normaliser = prepared_splits(grid, samples, options.sequence, node_scratch(self.where.scratch))
+            if options.network.readout in STEP_WEIGHTS:
+                steps = steps_reached(splits, options.steps)
+                say(told_reach(splits["train"].sequences.lengths, steps))
+        trained_on = len(splits["train"].sequences)
+        batch = min(options.fit.batch_size, trained_on)
+        if batch < SMALL_BATCH:
+            say(f"a batch of {batch} videos gives a noisy correlation: have {SMALL_BATCH} or more, better 128")
+        self.record["data"] = {
+            "spec": spec,
+            "step_s": step_s,
+            "stores": [store.display for store in self.stores],
+            "labels": display(options.labels),
+            "layout": labels.layout,
+            "videos": counts,
+            "with_sequence": {name: len(splits[name].sequences) for name in SPLITS},
+            "subjects": {name: _subjects(samples, name) for name in SPLITS},
+            "countries": _counts(samples, "country"),
+            "descriptors": list(normaliser.names),
+        }
+        return samples
+
+    def _write_samples(self, samples: pa.Table) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(samples, buffer, compression="zstd")
+        with input_errors(*STORE_ERRORS, option="--out"):
+            self.folder.write(SAMPLES_FILE, buffer.getvalue())
+        self.write_record("running", prepared=True)
+
+    # --- the training ---
+
+    def _train(self, workers: Workers, stop: Stop) -> dict[str, bytes] | None:
+        options, data = self.options, self.record["data"]
+        config = WorkerConfig(
+            out=self.folder,
+            stores=self.stores,
+            spec=data["spec"],
+            step_s=data["step_s"],
+            most_steps=options.steps,
+            seeds=tuple(options.seeds),
+            calibrate=options.calibrate,
+            network=options.network,
+            fit=options.fit,
+            sequence=options.sequence,
+            threads=max(1, int(workers.cpus)),
+            bfloat16=options.precision == "bfloat16",
+            scratch=self.where.scratch,
+            record={
+                "run_id": self.record["run_id"],
+                "preset": options.preset,
+                "data": {key: value for key, value in data.items() if key != "spec"},
+                "fit": self.asked["fit"],
+                "precision": options.precision,
+            },
+        )
+        progress = SeedProgress(options.fit.epochs, options.seeds)
+        return self.train(train_worker, config, workers, stop, progress.tell)
+
+    # --- what it leaves ---
+
+    def _finish(self, files: dict[str, bytes]) -> Outcome:
+        scores = json.loads(files[SCORES_FILE])
+        splits = scores["splits"]
+        split = next((name for name in ("test", "val") if name in splits), None)
+        metrics = summary_numbers(splits[split]) if split else {}
+        summary = {
+            "job": self.job,
+            "run_id": self.record["run_id"],
+            "seconds": round(time.monotonic() - self.started_s, 3),
+            "out": self.folder.display,
+            "model": f"{self.folder.display}/{MODEL_FILE}",
+            "videos": self.record["data"]["videos"],
+            "seeds": scores["seeds"],
+            "split": split,
+            "metrics": metrics,
+        }
+        written = json.dumps(scores, indent=1).encode()
+        card = reaction_card(self.record, scores, files[MODEL_FILE]).encode()
+        left = {MODEL_FILE: files[MODEL_FILE], LAST_FILE: files[LAST_FILE], METRICS_FILE: written, CARD_FILE: card}
+        self.leave(left, summary)
+        numbers = {f"{name}_{key}": float(value) for name, each in splits.items() for key, value in _floats(each)}
+        self.log_result(numbers, {name: left[name] for name in (MODEL_FILE, METRICS_FILE, CARD_FILE)})
+        for name, each in splits.items():
+            say(told_scores(name, each))
+        return Outcome(summary=summary, exit_code=DONE)
+
+
+def joined_samples(labels: ReactionLabels, video_ids: list[str]) -> tuple[pa.Table, list[str]]:
+    """The labelled videos that have features, as rows of `SAMPLE_SCHEMA` in order of their ids, and lines for people.
+
+    Raises ValueError where nothing matches.
+    """
+    joined = join(labels, video_ids)
+    rows = sorted((labels.video_ids[row], row) for row in joined.index if row >= 0 and labels.splits[row] in SPLITS)
+    take = np.array([row for _, row in rows], np.int64)
+    columns: dict[str, Any] = {
+        "video_id": [labels.video_ids[row] for row in take],
+        "split": [labels.splits[row] for row in take],
+        "subject": [labels.subjects[row] for row in take],
+        "country": [labels.countries[row] for row in take],
+        "age": labels.ages[take],
+        **{name: labels.values[take, column] for column, name in enumerate(REACTIONS)},
+    }
+    arrays = [pa.array(columns[field.name], field.type) for field in SAMPLE_SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SAMPLE_SCHEMA), [joined.told()]
+
+
+def told_scores(split: str, scores: dict[str, Any]) -> str:
+    """A split's score as a line for people, the floors beside it."""
+    low, high, by = (scores["interval"][key] for key in ("low", "high", "by"))
+    floors = ", ".join(
+        f"{name.replace('_', ' ')} {each['mean_pearson']:.3f}" for name, each in scores["floors"].items()
+    )
+    seeds = scores["seeds"]
+    several = f" (seeds: {seeds['mean']:.3f} ± {seeds['spread']:.3f})" if len(seeds["values"]) > 1 else ""
+    return (
+        f"{split}: mean Pearson {scores['mean_pearson']:.3f} [{low:.3f}, {high:.3f} by {by}]{several}, over "
+        f"{scores['labelled']:,} videos; floors: {floors}"
+    )
+
+
+def _floats(scores: dict[str, Any]) -> list[tuple[str, float]]:
+    by_reaction = [(f"pearson_{name}", each["pearson"]) for name, each in scores["by_reaction"].items()]
+    return [("mean_pearson", scores["mean_pearson"]), ("mean_ccc", scores["mean_ccc"]), *by_reaction]
+
+
+def _subjects(samples: pa.Table, split: str) -> int | None:
+    own = samples.filter(pa.compute.equal(samples["split"], split))["subject"]
+    return None if own.null_count or not len(own) else len(pa.compute.unique(own))
+
+
+def _counts(samples: pa.Table, column: str) -> dict[str, int]:
+    values = samples[column].drop_null().value_counts().to_pylist()
+    return {str(each["values"]): each["counts"] for each in values}

@@ -1,0 +1,183 @@
+"""`evaluate --store`: a masked RNN's predictions beside labels, floors and, where it is known, the ceiling."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.storage import Folder
+from cluster.uri import StorageError, display
+from jobs.evaluate import Options
+from jobs.outcome import DONE, InputError, Outcome, input_errors
+from jobs.prediction import best_device, numbered, read_grid, read_model
+from jobs.progress import say
+from jobs.reaction_labels import read_reaction_labels
+from jobs.reaction_run import joined_samples, told_scores
+from rnn.bootstrap import age_bands, group_scores
+from rnn.grid import GridVideos
+from rnn.model import Predictions, ReactionModel
+from rnn.training.data import LabelledVideos, labelled_videos
+from rnn.training.final import fitted_floors, floor_inputs, split_scores, summary_numbers
+
+METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+LENGTH_BINS = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """All that a report needs."""
+
+    model: ReactionModel
+    grid: GridVideos
+    videos: LabelledVideos
+    """The n of the split."""
+    predicted: Predictions
+    """Of those n, in that order."""
+    scores: dict[str, Any]
+    """Plain JSON: `rnn.training.final.split_scores`, `ceiling`, `groups`, `lengths`, `causes`."""
+    split: str
+    labels: str
+    """Where they are from, for people."""
+
+    @property
+    def errors(self) -> npt.NDArray[np.float64]:
+        """(n,) mean absolute error over a video's known reactions; NaN without any."""
+        off = np.abs(self.predicted.values - self.videos.labels)
+        known = np.isfinite(off)
+        return np.where(
+            known.any(axis=1), np.where(known, off, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan
+        )
+
+
+def evaluate_reactions(options: Options) -> Outcome:
+    """The job: predict, score, write."""
+    started_s = time.monotonic()
+    with input_errors(ValueError, OSError, StorageError, option="--out"):
+        out = Folder(options.out)
+        if out.exists(METRICS_FILE) and not options.overwrite:
+            raise InputError(f"--out {out.display} holds results already: give --overwrite, or name another folder")
+        out.check_writable()
+        stores = [Folder(uri) for uri in options.store]
+    model = read_model(options.model)
+    grid = read_grid(model, stores, options.scratch)
+    labels = read_reaction_labels(options.labels[0], subjects_uri=options.subjects)
+    with input_errors(ValueError, option="--labels"):
+        samples, told = joined_samples(labels, grid.video_ids)
+    for line in told:
+        say(line)
+    by_split = labelled_videos(grid, samples)
+    scored = _score(options, model, grid, by_split)
+    from jobs.reaction_report import html_page  # matplotlib takes a while
+
+    written = {
+        "job": "evaluate",
+        "model": display(options.model),
+        "model_sha256": model.sha256(),
+        "labels": display(options.labels[0]),
+        "split": scored.split,
+        **scored.scores,
+    }
+    with input_errors(ValueError, OSError, StorageError, option="--out"):
+        out.write(REPORT_FILE, html_page(scored, thumbnails=options.thumbnails, blur=options.blur).encode())
+        out.write(METRICS_FILE, json.dumps(written, indent=1, allow_nan=False).encode())
+    say(told_scores(scored.split, scored.scores))
+    if ceiling := scored.scores["ceiling"]:
+        share = scored.scores["mean_pearson"] / ceiling["mean"]
+        say(f"the ceiling of this split is {ceiling['mean']:.3f}: {share:.0%} of it")
+    summary = {
+        "job": "evaluate",
+        "seconds": round(time.monotonic() - started_s, 3),
+        "out": out.display,
+        "report": f"{out.display}/{REPORT_FILE}",
+        "split": scored.split,
+        "videos": scored.scores["videos"],
+        "metrics": summary_numbers(scored.scores),
+        "ceiling": scored.scores["ceiling"]["mean"] if scored.scores["ceiling"] else None,
+    }
+    return Outcome(summary=summary, exit_code=DONE)
+
+
+def _score(options: Options, model: ReactionModel, grid: GridVideos, by_split: dict[str, LabelledVideos]) -> Scored:
+    split = options.split
+    videos = by_split.get(split)
+    if videos is None:
+        raise InputError(f"--split {split}: give train, val or test")
+    values = videos.labels
+    if not np.isfinite(values).any():
+        counts = {name: int(np.isfinite(each.labels).any(axis=1).sum()) for name, each in by_split.items()}
+        raise InputError(
+            f"--split {split} has no labelled video with features (labelled: {counts}): give another --split, or "
+            "--labels with its labels, such as a made corpus's truth.parquet"
+        )
+    subjects = [*videos.samples["subject"].to_pylist()]
+    whole = _subset(grid, videos.videos)
+    people = numbered(subjects, whole.video_ids) if any(name is not None for name in subjects) else None
+    with input_errors(ValueError, option="--store"):
+        predicted = model.predict(whole, people, device=best_device())
+    names = model.normaliser.names
+    floors = {}
+    if split != "train" and np.isfinite(by_split["train"].labels).any():
+        floors = fitted_floors(grid, by_split, names).predict(*floor_inputs(grid, videos, names))
+    else:
+        say(
+            "no floors: they are fitted on the labels' split train, of which nothing is here, or which is scored itself"
+        )
+    groups = videos.groups()
+    scores = split_scores(predicted.by_seed, values, groups, floors)
+    ages = videos.samples["age"].to_numpy(zero_copy_only=False)
+    named = {"country": videos.samples["country"].to_pylist(), "age": age_bands(ages)}
+    scores["ceiling"] = _ceiling(options.labels[0], split)
+    scores["groups"] = group_scores(predicted.values, values, named, groups)
+    scores["lengths"] = _by_length(predicted, values, model.step_s)
+    scores["statuses"] = dict(Counter(predicted.status))
+    scores["causes"] = dict(Counter(each for each in whole.facts["error_type"].to_pylist() if each))
+    return Scored(
+        model=model,
+        grid=whole,
+        videos=videos,
+        predicted=predicted,
+        scores=scores,
+        split=split,
+        labels=display(options.labels[0]),
+    )
+
+
+def _subset(grid: GridVideos, videos: npt.NDArray[np.int64]) -> GridVideos:
+    from rnn.sequences import select
+
+    return select(grid, videos, grid.names)
+
+
+def _ceiling(labels: str, split: str) -> dict[str, float] | None:
+    """What the best predictor of the display reaches, where the labels lie beside a made corpus's `ceiling.json`."""
+    above = labels.rstrip("/")
+    for folder in (above, above.rpartition("/")[0] or "."):
+        try:
+            place = Folder(folder)
+            if place.exists("ceiling.json"):
+                told = json.loads(place.read("ceiling.json"))
+                return {name: float(value) for name, value in told[split]["display"].items()}
+        except (StorageError, ValueError, KeyError, OSError):
+            continue  # no folder, or a file of this name that is somebody else's
+    return None
+
+
+def _by_length(predicted: Predictions, labels: npt.NDArray[np.float32], step_s: float) -> list[dict[str, Any]]:
+    """The score in fifths of the videos by length, shortest first."""
+    from rnn.metrics import ReactionMetrics
+
+    order = np.argsort(predicted.steps, kind="stable")
+    rows = []
+    for part in np.array_split(order, min(LENGTH_BINS, len(order))):
+        score = ReactionMetrics.of(predicted.values[part], labels[part]).scores()["mean_pearson"]
+        seconds = predicted.steps[part] * step_s
+        rows.append(
+            {"from_s": float(seconds.min()), "to_s": float(seconds.max()), "videos": len(part), "mean_pearson": score}
+        )
+    return rows

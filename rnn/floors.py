@@ -1,0 +1,180 @@
+"""What simple predictors reach on the same videos: the floors beside every score of stage 2.
+
+All are fitted on the training split and choose their penalty on validation: the mean label, ridge on summary
+statistics of the descriptors, ridge on what is known beside the picture, and the best single statistic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rnn.metrics import ReactionMetrics
+from rnn.reactions import REACTIONS
+
+Floats = npt.NDArray[np.float64]
+
+PENALTIES = tuple(10.0**k for k in np.arange(-3, 5.01, 0.5))
+"""Of ridge, times the number of videos; the best on validation is taken."""
+MOST_CATEGORIES = 30
+"""Values of a column of words that are told apart, the commonest; the others are one."""
+
+
+def summary_statistics(values: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> Floats:
+    """Mean, maximum and deviation over known steps of each descriptor, and the log of their number: (N, 3 D + 1).
+
+    `values` (S, D), NaN in unknown steps, of N videos after one another; NaN for a video without any known step.
+    """
+    known: npt.NDArray[np.bool_] = np.asarray(~np.isnan(values).any(axis=1))
+    lengths = np.diff(offsets)
+    count = np.bincount(np.repeat(np.arange(len(lengths)), lengths), known, len(lengths))
+    columns = values.shape[1]
+    mean, deviation = np.full((len(lengths), columns), np.nan), np.full((len(lengths), columns), np.nan)
+    maximum = np.full((len(lengths), columns), np.nan)
+    some = count > 0
+    starts = offsets[:-1][lengths > 0]
+    if len(starts):
+        flat = np.where(known[:, None], values, 0).astype(np.float64)
+        sums = np.zeros((len(lengths), columns))
+        sums[lengths > 0] = np.add.reduceat(flat, starts)
+        mean[some] = sums[some] / count[some, None]
+        of_step = np.repeat(np.where(some[:, None], mean, 0.0), lengths, axis=0)
+        spread = np.zeros((len(lengths), columns))
+        spread[lengths > 0] = np.add.reduceat(np.where(known[:, None], flat - of_step, 0) ** 2, starts)
+        deviation[some] = np.sqrt(spread[some] / count[some, None])
+        highest = np.full((len(lengths), columns), -np.inf)
+        highest[lengths > 0] = np.maximum.reduceat(np.where(known[:, None], values, -np.inf), starts)
+        maximum[some] = highest[some]
+    return np.concatenate([mean, maximum, deviation, np.log1p(count)[:, None]], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ridge:
+    """Standardised columns to 7 reactions."""
+
+    centre: Floats
+    scale: Floats
+    weights: Floats
+    """(K + 1, 7); the last row is the intercept."""
+
+    def __call__(self, x: Floats) -> Floats:
+        z = np.nan_to_num((x - self.centre) / self.scale)  # unknown: as the mean
+        return z @ self.weights[:-1] + self.weights[-1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Floors:
+    """Fitted floors; `predict` gives each one's predictions."""
+
+    mean: Floats
+    statistics: _Ridge
+    metadata: tuple[_Ridge, Mapping[str, tuple[str, ...]]] | None
+    best: tuple[npt.NDArray[np.int64], Floats, Floats, Floats]
+    """By reaction: a column of the statistics, its centre, a slope and an intercept."""
+
+    def predict(self, statistics: Floats, metadata: pa.Table | None) -> dict[str, Floats]:
+        """By floor, (N, 7)."""
+        columns, centre, slope, intercept = self.best
+        chosen = np.nan_to_num(statistics[:, columns] - centre)
+        found = {
+            "constant": np.tile(self.mean, (len(statistics), 1)),
+            "ridge_statistics": self.statistics(statistics),
+            "best_descriptor": chosen * slope + intercept,
+        }
+        if self.metadata is not None and metadata is not None:
+            ridge, categories = self.metadata
+            found["ridge_metadata"] = ridge(_numbers(metadata, categories))
+        return found
+
+
+def fit_floors(
+    train_statistics: Floats,
+    train_metadata: pa.Table | None,
+    train_labels: npt.NDArray[np.float32],
+    val_statistics: Floats,
+    val_metadata: pa.Table | None,
+    val_labels: npt.NDArray[np.float32],
+) -> Floors:
+    """Statistics (N, K) and tables of N rows whose columns are numbers or words; labels (N, 7), NaN where unknown."""
+    labels, judge = np.asarray(train_labels, np.float64), np.asarray(val_labels, np.float64)
+    known = ~np.isnan(labels)
+    mean = np.where(known, labels, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    metadata = None
+    if train_metadata is not None and val_metadata is not None:
+        categories = _categories(train_metadata)
+        inputs = (_numbers(each, categories) for each in (train_metadata, val_metadata))
+        metadata = (_best_ridge(next(inputs), labels, next(inputs), judge), categories)
+    return Floors(
+        mean=mean,
+        statistics=_best_ridge(train_statistics, labels, val_statistics, judge),
+        metadata=metadata,
+        best=_best_column(train_statistics, labels, mean),
+    )
+
+
+def _best_ridge(x: Floats, y: Floats, val_x: Floats, val_y: Floats) -> _Ridge:
+    there = np.isfinite(x)
+    count = np.maximum(there.sum(axis=0), 1)
+    centre = np.where(there, x, 0).sum(axis=0) / count  # 0 for a column that nobody has
+    scale = np.sqrt((np.where(there, x - centre, 0) ** 2).sum(axis=0) / count)
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    z = np.nan_to_num((x - centre) / scale)
+    fits: list[Floats] = [np.zeros((x.shape[1] + 1, y.shape[1])) for _ in PENALTIES]
+    for column in range(y.shape[1]):
+        own = ~np.isnan(y[:, column])
+        if own.sum() < 2:
+            continue
+        a, b = z[own], y[own, column]
+        middle, target = a.mean(axis=0), b.mean()
+        values, vectors = np.linalg.eigh((a - middle).T @ (a - middle))
+        projected = vectors.T @ ((a - middle).T @ (b - target))
+        for fit, penalty in zip(fits, PENALTIES):
+            weights = vectors @ (projected / (np.maximum(values, 0) + penalty * len(a)))
+            fit[:-1, column], fit[-1, column] = weights, target - middle @ weights
+    ridges = [_Ridge(centre, scale, fit) for fit in fits]
+    if not np.isfinite(val_y).any():
+        return ridges[PENALTIES.index(min(PENALTIES, key=lambda each: abs(each - 0.1)))]
+    return max(ridges, key=lambda ridge: ReactionMetrics.of(ridge(val_x), val_y).scores()["mean_pearson"])
+
+
+def _best_column(x: Floats, y: Floats, mean: Floats) -> tuple[npt.NDArray[np.int64], Floats, Floats, Floats]:
+    columns, centre = np.zeros(len(REACTIONS), np.int64), np.zeros(len(REACTIONS))
+    slope = np.zeros(len(REACTIONS))
+    for reaction in range(len(REACTIONS)):
+        own = ~np.isnan(y[:, reaction]) & np.isfinite(x).all(axis=1)
+        if own.sum() < 3:
+            continue
+        dx, dy = x[own] - x[own].mean(axis=0), y[own, reaction] - y[own, reaction].mean()
+        spread = np.sqrt((dx**2).sum(axis=0) * (dy**2).sum())
+        r = (dx * dy[:, None]).sum(axis=0) / np.where(spread > 1e-12, spread, np.inf)
+        columns[reaction] = best = int(np.abs(r).argmax())
+        centre[reaction] = x[own, best].mean()
+        slope[reaction] = (dx[:, best] * dy).sum() / max((dx[:, best] ** 2).sum(), 1e-12)
+    return columns, centre, slope, mean
+
+
+def _categories(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in table.column_names:
+        if pa.types.is_string(table.schema.field(name).type):
+            counts: list[dict[str, Any]] = table[name].drop_null().value_counts().to_pylist()
+            common = sorted(counts, key=lambda each: (-each["counts"], each["values"]))[:MOST_CATEGORIES]
+            found[name] = tuple(each["values"] for each in common)
+    return found
+
+
+def _numbers(table: pa.Table, categories: Mapping[str, tuple[str, ...]]) -> Floats:
+    """Numbers as they are, NaN where unknown; words as a column of 0 and 1 for each known value."""
+    columns: list[Floats] = []
+    for name in table.column_names:
+        if name in categories:
+            values = np.array(table[name].to_pylist(), object)
+            columns += [(values == each).astype(np.float64) for each in categories[name]]
+        elif not pa.types.is_null(table.schema.field(name).type):
+            columns.append(table[name].to_numpy(zero_copy_only=False).astype(np.float64))
+    return np.stack(columns, axis=1) if columns else np.zeros((table.num_rows, 0))
