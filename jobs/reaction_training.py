@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -204,7 +203,7 @@ class _Runs:
             return {}
         position = {"done": {seed: {k: done[k] for k in ("best_epoch", "epochs")} for seed, done in self.done.items()},
                     "history": self.history, "running": self.state is not None}  # fmt: skip
-        files = {POSITION_FILE: json.dumps(_plain(position)).encode()}
+        files = {POSITION_FILE: json.dumps(position).encode()}
         if self.state is not None:
             files[STATE_FILE] = self.state
         for seed, done in self.done.items():
@@ -236,12 +235,3 @@ class _Runs:
 
 def _seed_file(seed: int, which: str) -> str:
     return f"seed-{seed}-{which}.safetensors"
-
-
-def _plain(value: Any) -> Any:
-    """NaN, which JSON has not, as null: an epoch in which no batch had a loss."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

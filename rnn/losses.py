@@ -18,6 +18,17 @@ LEAST_CELLS = 8
 """A reaction with fewer known labels in a batch leaves the mean."""
 
 
+def usable_reactions(labels: torch.Tensor, name: LossName) -> torch.Tensor:
+    """bool (7,): reactions of a batch's labels (B, 7) that `reaction_loss` is of."""
+    known = ~torch.isnan(labels)
+    enough = known.sum(dim=0) >= LEAST_CELLS
+    if name == "mse":
+        return enough
+    inf = torch.full_like(labels, torch.inf)
+    lowest, highest = torch.where(known, labels, inf).amin(dim=0), torch.where(known, labels, -inf).amax(dim=0)
+    return enough & (highest - lowest > 1e-6)
+
+
 def reaction_loss(predictions: torch.Tensor, labels: torch.Tensor, name: LossName) -> tuple[torch.Tensor, int]:
     """The loss and how many reactions it is of; with none, a zero that is connected to the graph.
 
@@ -36,7 +47,7 @@ def reaction_loss(predictions: torch.Tensor, labels: torch.Tensor, name: LossNam
     count = weight.sum(dim=0)
     y = torch.where(known, labels, torch.zeros_like(labels))
     p = torch.where(known, predictions, torch.zeros_like(predictions))
-    usable = count >= LEAST_CELLS
+    usable = usable_reactions(labels, name)
     safe = count.clamp(min=1)
     if name == "mse":
         values = ((p - y) ** 2).sum(dim=0) / safe
@@ -45,7 +56,6 @@ def reaction_loss(predictions: torch.Tensor, labels: torch.Tensor, name: LossNam
         dp, dy = (p - mean_p) * weight, (y - mean_y) * weight
         covariance = (dp * dy).sum(dim=0) / safe
         variance_p, variance_y = (dp**2).sum(dim=0) / safe, (dy**2).sum(dim=0) / safe
-        usable = usable & (variance_y > 1e-12)
         if name == "pearson":
             agreement = covariance / ((variance_p + VARIANCE_FLOOR) * (variance_y + VARIANCE_FLOOR)).sqrt()
         else:

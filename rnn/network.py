@@ -126,10 +126,13 @@ class ReadoutLayer(nn.Module):
         self.how = config.readout
         self.steps = steps
         self.attention = nn.Linear(units, 1) if self.how == "attention" else None
+        # Batch norm takes a bias out again; what is left of its gradient is rounding, which Adam would blow up to whole
+        # steps, others on each number of workers.
+        width, bias = config.dense_width, not config.batch_norm
         if self.how in STEP_WEIGHTS:
-            self.dense: nn.Module = RoutedDense(steps, units, config.dense_width)
+            self.dense: nn.Module = RoutedDense(steps, units, width, bias=bias)
         else:
-            self.dense = nn.Linear(units * (3 if self.how == "masked-statistics" else 1), config.dense_width)
+            self.dense = nn.Linear(units * (3 if self.how == "masked-statistics" else 1), width, bias=bias)
 
     def forward(self, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Lengths int64 (B,) on the CPU."""

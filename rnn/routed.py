@@ -23,10 +23,10 @@ class RoutedDense(nn.Module):
     Steps beyond a video's true length must be exactly 0 (`rnn.network`'s mask); what no step reaches adds nothing.
     """
 
-    def __init__(self, steps: int, units: int, width: int) -> None:
+    def __init__(self, steps: int, units: int, width: int, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(steps, units, width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
         # As nn.Linear draws over all its inputs; of a video only the reached ones count, but T is what is known.
         bound = (steps * units) ** -0.5
         nn.init.uniform_(self.weight, -bound, bound)
@@ -34,7 +34,8 @@ class RoutedDense(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """float (B, l, units) -> (B, width)."""
         length = states.shape[1]
-        return states.flatten(1) @ self.weight[:length].flatten(0, 1) + self.bias
+        summed = states.flatten(1) @ self.weight[:length].flatten(0, 1)
+        return summed if self.bias is None else summed + self.bias
 
 
 class RoutedOptimiser:

@@ -155,16 +155,21 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[[World], dict[str, Any]]]] = {
 """Name -> the worlds it is run in beside a world of one, and what it is."""
 
 
-def run_worlds(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
-    """(case, size of the world) -> what each rank of that world found."""
+Cases = Mapping[str, tuple[tuple[int, ...], Callable[[World], dict[str, Any]]]]
+
+
+def run_worlds(
+    folder: Path, script: str = __file__, cases: Cases = CASES
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """(case, size of the world) -> what each rank of that world found; `script` runs `one_of` with the cases."""
     root = Path(__file__).parent.parent
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, __file__, str(folder)]
+    command = [sys.executable, script, str(folder)]
     logs = [(folder / f"log-{rank}").open("w+") for rank in range(3)]
     children = [
         subprocess.Popen([*command, str(rank)], env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -179,14 +184,15 @@ def run_worlds(folder: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
             log.close()
     assert codes == [0, 0, 0], "\n".join((folder / f"log-{rank}").read_text()[-2000:] for rank in range(3))
     found = {}
-    for name, (sizes, _) in CASES.items():
+    for name, (sizes, _) in cases.items():
         for size in sizes:
             files = [folder / f"{name}-{size}-{rank}.pickle" for rank in range(size)]
             found[name, size] = [pickle.loads(file.read_bytes()) for file in files]
     return found
 
 
-def _one_of(folder: Path, rank: int) -> None:
+def one_of(folder: Path, rank: int, cases: Cases = CASES) -> None:
+    """What one of the processes does."""
     torch.set_num_threads(1)
     for size in (3, 2):
         if rank >= size:
@@ -195,11 +201,11 @@ def _one_of(folder: Path, rank: int) -> None:
         dist.init_process_group(
             "gloo", init_method=meeting, rank=rank, world_size=size, timeout=timedelta(seconds=START_S)
         )
-        for name, (sizes, case) in CASES.items():
+        for name, (sizes, case) in cases.items():
             if size in sizes:
                 (folder / f"{name}-{size}-{rank}.pickle").write_bytes(pickle.dumps(case(current_world())))
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    _one_of(Path(sys.argv[1]), int(sys.argv[2]))
+    one_of(Path(sys.argv[1]), int(sys.argv[2]))

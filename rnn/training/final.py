@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from rnn.bootstrap import interval
+from rnn.bootstrap import interval, paired_difference
 from rnn.floors import Floors, fit_floors, summary_statistics
 from rnn.grid import GridVideos
 from rnn.metrics import ReactionMetrics
@@ -85,11 +85,13 @@ def split_scores(
     groups: npt.NDArray[np.int64] | None,
     floors: Mapping[str, npt.NDArray[np.float64]],
 ) -> dict[str, Any]:
-    """The scores of a split as plain JSON: of the mean over seeds with its interval, of each seed, of each floor.
+    """The scores of a split as plain JSON: of the mean over seeds with its interval, of each seed, of each floor, and
+    how much the seeds' mean score lies over the ridge floor's, paired.
 
     `by_seed` (S, n, 7); labels (n, 7), NaN where unknown; floors by name, (n, 7).
     """
     values = by_seed.mean(axis=0)
+    ridge = floors.get("ridge_statistics")
     each = [ReactionMetrics.of(one, labels).scores()["mean_pearson"] for one in by_seed]
     return {
         **ReactionMetrics.of(values, labels).scores(),
@@ -98,6 +100,7 @@ def split_scores(
         "interval": interval(values, labels, groups),
         "seeds": {"values": each, "mean": float(np.mean(each)), "spread": float(np.std(each, ddof=len(each) > 1))},
         "floors": {name: ReactionMetrics.of(one, labels).scores() for name, one in floors.items()},
+        "over_ridge": None if ridge is None else paired_difference(by_seed, ridge, labels, groups),
     }
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from mma.training.draw import batch_count, batches
 from mma.training.state import Progress
 from mma.training.world import World, gather_rows
-from rnn.losses import reaction_loss
+from rnn.losses import reaction_loss, usable_reactions
 from rnn.metrics import ReactionMetrics
 from rnn.network import MaskedRNN
 from rnn.routed import RoutedOptimiser
@@ -109,7 +109,7 @@ class ReactionTraining:
                 "epoch": self.progress.epochs_done,
                 "seed": self.seed,
                 "learning_rate": self.learning_rate(max(self.progress.steps_done - 1, 0)),
-                "loss_total": loss,
+                **({} if loss is None else {"loss_total": loss}),
             }
             scores = self.score(self.val)
             if scores is not None:
@@ -122,25 +122,24 @@ class ReactionTraining:
             self.progress.epochs_done += 1
             yield entry
 
-    def train_epoch(self) -> float:
-        """One epoch; the mean loss over the steps that had one (NaN: none had)."""
+    def train_epoch(self) -> float | None:
+        """One epoch; the mean loss over the steps that had one, None where none had."""
         order = np.random.default_rng([self.seed, self.progress.epochs_done]).permutation(len(self.train))
         losses = [self.step(batch) for batch in batches(order.astype(np.int64), self.options.batch_size)]
         told = [loss for loss in losses if loss is not None]
-        return float(np.mean(told)) if told else math.nan
+        return float(np.mean(told)) if told else None
 
     def step(self, batch: npt.NDArray[np.int64]) -> float | None:
         """One update from a global batch; its loss, None where no reaction can be scored in it: nothing moves then.
 
         Raises FloatingPointError where the loss or the gradient is not finite, before the weights have moved.
         """
+        labels = torch.from_numpy(self.train.labels[batch])
+        if not usable_reactions(labels, self.options.loss).any():
+            return None
         self.network.train()
         self.network.zero_grad(set_to_none=True)
-        predictions = self._predictions(batch)
-        labels = torch.from_numpy(self.train.labels[batch]).to(self.device)
-        loss, used = reaction_loss(predictions, labels, self.options.loss)
-        if not used:
-            return None
+        loss, _ = reaction_loss(self._predictions(batch), labels.to(self.device), self.options.loss)
         loss.backward()
         value = float(loss.detach())
         reached = self.network.reached(self.train.sequences.lengths[batch].tolist())

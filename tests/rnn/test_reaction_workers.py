@@ -1,0 +1,76 @@
+"""Several workers: real processes over gloo train the masked RNN as one does."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import reaction_worlds
+from reaction_worlds import CASES
+from training_worlds import one_thread, run_worlds  # noqa: F401
+
+from mma.training.world import World
+
+STEPS = [(name, size) for name, (sizes, _) in CASES.items() for size in sizes if name != "epochs"]
+EXACT = [case for case in STEPS if "float32" not in case[0]]
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    return run_worlds(tmp_path_factory.mktemp("worlds"), reaction_worlds.__file__, CASES)
+
+
+@functools.cache
+def alone(name: str) -> dict:
+    return CASES[name][1](World())
+
+
+@pytest.mark.parametrize(("name", "size"), EXACT)
+def test_the_first_gradients_are_those_of_one_worker(worlds, name, size):
+    """Equal and unequal shards, dropout and clipping on, one way and both."""
+    expected = alone(name)["gradients"]
+    assert max(np.abs(each).max() for each in expected.values()) > 0.01
+    for found in worlds[name, size]:
+        for parameter, gradient in expected.items():
+            assert gradient.dtype == np.float64
+            np.testing.assert_allclose(
+                found["gradients"][parameter], gradient, rtol=1e-10, atol=1e-10, err_msg=parameter
+            )
+
+
+@pytest.mark.parametrize(("name", "size"), [case for case in EXACT if case[0].startswith("sgd")])
+def test_twenty_steps_of_sgd_end_where_one_worker_ends(worlds, name, size):
+    """Weights and the running statistics of the norm, on every rank."""
+    expected = alone(name)
+    assert len(set(expected["losses"])) == 20
+    for found in worlds[name, size]:
+        np.testing.assert_allclose(found["losses"], expected["losses"], rtol=0, atol=1e-8)
+        for parameter, weights in expected["end"].items():
+            np.testing.assert_allclose(found["end"][parameter], weights, rtol=0, atol=1e-8, err_msg=parameter)
+    assert np.abs(expected["end"]["norm.running_mean"]).max() > 1e-3
+
+
+def test_twenty_steps_of_adam_in_float32_end_where_one_worker_ends(worlds):
+    expected = alone("adam, float32")
+    for found in worlds["adam, float32", 2]:
+        for parameter, weights in expected["end"].items():
+            np.testing.assert_allclose(found["end"][parameter], weights, rtol=0, atol=1e-5, err_msg=parameter)
+
+
+@pytest.mark.parametrize("name", ["sgd, 13", "adam", "adamw"])
+def test_counters_and_moments_of_the_routed_layer_are_those_of_one_worker(worlds, name):
+    expected = alone(name)["routed"]
+    assert expected["0/count"].max() == 20
+    for found in worlds[name, 2]:
+        for key, value in expected.items():
+            np.testing.assert_allclose(found["routed"][key], value, rtol=0, atol=1e-8, err_msg=key)
+
+
+def test_whole_epochs_are_those_of_one_worker(worlds):
+    """The same order of videos, losses, validation scores and predictions on every rank."""
+    expected = alone("epochs")
+    for found in worlds["epochs", 2]:
+        for theirs, ours in zip(found["history"], expected["history"], strict=True):
+            assert theirs == pytest.approx(ours, abs=1e-7)
+        np.testing.assert_allclose(found["predictions"], expected["predictions"], rtol=0, atol=1e-6)
