@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 
 from cluster.capacity import Workers
 from cluster.session import Stop
@@ -27,6 +30,8 @@ POLL_S = 0.3
 """How often the driver looks for what was reported."""
 MAX_WORDS = 200
 """Characters of an error that are told: of a dead worker Ray says six times as much."""
+ABORT_S = 20
+"""How long a signalled training may take to end its workers in an orderly way."""
 TIMEOUT_S = 600
 """How long a worker waits for the others in a gather before it fails, and Ray starts them all again."""
 
@@ -91,6 +96,33 @@ class _ToDriver(UserCallback):
         ray.get(self.entries.add.remote({"failure": f"worker {rank}: {_first_line(error)}"}))
 
 
+class _Trainer(TorchTrainer):
+    """Ray's, which keeps its controller at hand, so that a signal can end it before the session is closed.
+
+    Otherwise Ray ends the whole process with 1 when the thread in `fit` meets the closed session.
+    """
+
+    controller: Any = None
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        # As in Ray 2.60 (pinned), less the handler of SIGINT, which is ours.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        place: Any = {"num_cpus": 0, "label_selector": here, "runtime_env": {"env_vars": get_env_vars_to_propagate()}}
+        actor: Any = ray.remote(**place)(TrainController)
+        self.controller = actor.remote(**settings)
+        ray.get(self.controller.run.remote())
+        return ray.get(self.controller.get_result.remote())
+
+    def abort(self) -> None:
+        """End workers and controller; `fit` then raises."""
+        try:
+            ray.get(self.controller.abort.remote(), timeout=ABORT_S)
+        except ray.exceptions.RayActorError:
+            return  # how an abort ends
+        except ray.exceptions.GetTimeoutError:
+            ray.kill(self.controller)
+
+
 def run_training(
     worker: Callable[[dict[str, Any]], None],
     config: dict[str, Any],
@@ -122,7 +154,7 @@ def run_training(
         on_entry({"failure": "a kill has cut the list of checkpoints short, so that the first epoch begins again"})
     filesystem, path = folder.filesystem()
     entries: Any = ray.remote(num_cpus=0)(_Entries).remote()
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         worker,
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=TIMEOUT_S, backend="nccl" if workers.gpus else "gloo"),
@@ -163,6 +195,12 @@ def run_training(
         thread.join(POLL_S)
     seen += fetch()
     if stop.signal and not ended:
+        until = time.monotonic() + ABORT_S
+        while trainer.controller is None and thread.is_alive() and time.monotonic() < until:
+            thread.join(POLL_S)
+        if trainer.controller is not None:
+            trainer.abort()
+        thread.join(ABORT_S)
         return None
     if "error" in ended:
         raise TrainingError(_first_line(ended["error"])) from ended["error"]

@@ -174,7 +174,7 @@ class ReactionRun(TrainingRun):
         card = reaction_card(self.record, scores, files[MODEL_FILE]).encode()
         left = {MODEL_FILE: files[MODEL_FILE], LAST_FILE: files[LAST_FILE], METRICS_FILE: written, CARD_FILE: card}
         self.leave(left, summary)
-        numbers = {f"{name}_{key}": float(value) for name, each in splits.items() for key, value in _floats(each)}
+        numbers = {f"final_{name}_{key}": value for name, each in splits.items() for key, value in _floats(each)}
         self.log_result(numbers, {name: left[name] for name in (MODEL_FILE, METRICS_FILE, CARD_FILE)})
         for name, each in splits.items():
             say(told_scores(name, each))

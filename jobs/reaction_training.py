@@ -40,6 +40,8 @@ from rnn.training.loop import ReactionTraining, predict
 from rnn.training.options import FitOptions
 
 SAMPLES_FILE, MODEL_FILE, LAST_FILE = "_samples.parquet", "mrnnet.safetensors", "last.safetensors"
+REPORT_S = 3.0
+"""Least time between two checkpoints of a seed: one costs as much as several short epochs."""
 STATE_FILE, POSITION_FILE, SCORES_FILE = "state.safetensors", "position.json", "scores.json"
 
 
@@ -163,8 +165,13 @@ class _Runs:
                 training.resume(state)
                 state = None
             before = len(self.history) - training.progress.epochs_done
+            unsaved_s = 0.0
             for entry in training.epochs():
                 self.history.append({**entry, "epoch": before + entry["epoch"], "seed_epoch": entry["epoch"]})
+                unsaved_s += entry["seconds"]  # of rank 0, so that all ranks report together
+                if unsaved_s < REPORT_S or training.finished:
+                    continue
+                unsaved_s = 0.0
                 if self.world.rank == 0:
                     self.state = training.state()
                 report({"history": self.history}, self.files())

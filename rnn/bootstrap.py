@@ -12,57 +12,80 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rnn.metrics import ReactionMetrics
+
 Floats = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.int64] | None
 
 DRAWS = 1000
+LEVEL = 0.95
 LEAST_VIDEOS = 30
 """Smaller groups are not scored."""
+WEIGHTS_AT_ONCE = 2**22
+"""Draws are made in blocks of 32 MB."""
+ROUNDING = 1e-12
 
 
 def draw_scores(
     predictions: npt.ArrayLike, labels: npt.ArrayLike, groups: Groups, *, draws: int = DRAWS, seed: int = 0
 ) -> Floats:
-    """Mean r over the reactions in each draw, (draws,); of several seeds' predictions (S, N, 7), their mean.
+    """Mean r in each draw, (draws,), as `ReactionMetrics` has it; of several seeds' predictions (S, N, 7), their mean.
 
-    Equal numbers of groups and equal seeds give equal draws. Labels (N, 7) are NaN where unknown; a reaction that is
-    constant in a draw scores 0 there.
+    Labels (N, 7) are NaN where unknown; videos without any label are not drawn. A reaction that is constant in a draw
+    scores 0 there. Equal numbers of groups and equal seeds give equal draws. Raises ValueError for other shapes.
     """
-    p = np.asarray(predictions, np.float64)
-    if p.ndim == 2:
-        p = p[None]
-    y = np.asarray(labels, np.float64)
-    owner = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    count = int(owner.max(initial=-1)) + 1
+    p, y = _by_seed(predictions, labels)
+    labelled = ~np.isnan(y).all(axis=1)
+    owner = np.arange(len(y)) if groups is None else np.asarray(groups)
+    owner = np.unique(owner[labelled], return_inverse=True)[1]
+    sums = [_moment_sums(each[labelled], y[labelled], owner) for each in p]
+    count = len(sums[0])
+    scores = np.zeros(draws)
+    if count == 0:
+        return scores
     rng = np.random.default_rng([seed, count, draws])
-    weights = rng.multinomial(count, np.full(count, 1 / max(count, 1)), size=draws).astype(np.float64)
-    return np.mean([_weighted_mean_pearson(each, y, owner, weights) for each in p], axis=0)
+    at_once = max(1, WEIGHTS_AT_ONCE // count)
+    for start in range(0, draws, at_once):
+        size = min(at_once, draws - start)
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        found = [_mean_pearson(np.tensordot(weights, each, axes=1)) for each in sums]
+        scores[start : start + size] = np.mean(found, axis=0)
+    return scores
 
 
-def _weighted_mean_pearson(p: Floats, y: Floats, owner: npt.NDArray[np.int64], weights: Floats) -> Floats:
+def _by_seed(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """(S, N, 7) and (N, 7)."""
+    p, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+    p = p[None] if p.ndim == 2 else p
+    if p.ndim != 3 or p.shape[1:] != y.shape or not len(p):
+        raise ValueError(f"predictions {p.shape} do not fit labels {y.shape}: give (N, 7), or (S, N, 7) of S seeds")
+    return p, y
+
+
+def _moment_sums(p: Floats, y: Floats, owner: npt.NDArray[np.int64]) -> Floats:
+    """By owner, (G, 6, 7): the number of known cells, and the sums of p, y, p^2, y^2 and p y over these."""
     known = ~np.isnan(y)
-    there = known.sum(axis=0) >= 2
-    if not there.any():
-        return np.zeros(len(weights))
-    p, y, known = p[:, there], y[:, there], known[:, there]
     n = np.maximum(known.sum(axis=0), 1)
-    # Centred first: sums of squares of uncentred values lose digits.
-    dp = np.where(known, p - np.where(known, p, 0).sum(axis=0) / n, 0.0)
-    dy = np.where(known, y - np.where(known, y, 0).sum(axis=0) / n, 0.0)
-    dp /= np.maximum(np.abs(dp).max(axis=0), 1e-30)
-    dy /= np.maximum(np.abs(dy).max(axis=0), 1e-30)
-    sums = []
-    for term in (known.astype(np.float64), dp, dy, dp * dp, dy * dy, dp * dy):
-        by_owner = np.zeros((weights.shape[1], term.shape[1]))
-        np.add.at(by_owner, owner, term)
-        sums.append(weights @ by_owner)
-    total, sp, sy, spp, syy, spy = sums
-    total = np.maximum(total, 1.0)
-    variance_p, variance_y = spp / total - (sp / total) ** 2, syy / total - (sy / total) ** 2
-    covariance = spy / total - sp * sy / total**2
-    alive = (variance_p > 1e-12) & (variance_y > 1e-12)
-    r = np.where(alive, covariance / np.sqrt(np.where(alive, variance_p * variance_y, 1.0)), 0.0)
-    return np.asarray(np.clip(r, -1, 1).mean(axis=1))
+    # Centred first: differences of sums of squares far from zero lose digits.
+    dp, dy = (np.where(known, each - np.where(known, each, 0.0).sum(axis=0) / n, 0.0) for each in (p, y))
+    dp, dy = (each / np.maximum(np.abs(each).max(axis=0, initial=0.0), 1e-30) for each in (dp, dy))
+    terms = np.stack([known, dp, dy, dp * dp, dy * dy, dp * dy], axis=1)
+    by_owner = np.zeros((int(owner.max(initial=-1)) + 1, *terms.shape[1:]))
+    np.add.at(by_owner, owner, terms)
+    return by_owner
+
+
+def _mean_pearson(sums: Floats) -> Floats:
+    """(draws,) from weighted sums (draws, 6, 7): the mean of r over the reactions with two known cells or more."""
+    n = sums[:, 0]
+    p, y, pp, yy, py = np.moveaxis(sums[:, 1:] / np.maximum(n, 1)[:, None], 1, 0)
+    variance_p, variance_y = pp - p**2, yy - y**2
+    # What a constant leaves are rounding errors of its second moment.
+    varies = (variance_p > ROUNDING * pp) & (variance_y > ROUNDING * yy)
+    spread = np.where(varies, np.sqrt(np.abs(variance_p)) * np.sqrt(np.abs(variance_y)), 1.0)
+    r = np.where(varies, np.clip((py - p * y) / spread, -1.0, 1.0), 0.0)
+    there = n >= 2
+    return np.asarray((r * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1))
 
 
 def interval(
@@ -72,11 +95,20 @@ def interval(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> dict[str, Any]:
-    """`low` and `high` of mean r, the share `level` of draws between them; `by` says what was drawn."""
+    """The `mean` r, with `low` and `high` that hold the share `level` of draws; `by` says what was drawn.
+
+    As wide as the draws are: of very few subjects an interval is too narrow, of one it is a point.
+    """
     scores = draw_scores(predictions, labels, groups, draws=draws, seed=seed)
-    return {**_ends(scores, level), "by": "video" if groups is None else "subject", "draws": draws, "level": level}
+    return {
+        "mean": _score(predictions, labels),
+        **_ends(scores, level),
+        "by": "video" if groups is None else "subject",
+        "draws": draws,
+        "level": level,
+    }
 
 
 def paired_difference(
@@ -87,21 +119,24 @@ def paired_difference(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> dict[str, Any]:
     """The difference of mean r (ours less theirs) with its interval and two-sided `p`; and the `ratio` with its own.
 
-    Predictions are (N, 7), or (S, N, 7) of several seeds, averaged inside each draw.
+    Predictions are (N, 7), or (S, N, 7) of several seeds, whose r is averaged inside each draw. A ratio to a score
+    that is not above 0 says nothing and is None; so are its ends where theirs is not above 0 in every draw.
     """
     first, second = (draw_scores(each, labels, groups, draws=draws, seed=seed) for each in (ours, theirs))
+    score, other = _score(ours, labels), _score(theirs, labels)
     difference = first - second
-    wrong = min((difference <= 0).sum(), (difference >= 0).sum())
-    ratio = first / np.where(np.abs(second) > 1e-9, second, np.nan)
+    wrong = int(min((difference <= 0).sum(), (difference >= 0).sum()))
+    safe = other > 0 and bool((second > 0).all())
+    ends = _ends(first / second, level) if safe else {"low": None, "high": None}
     return {
-        "difference": float(_score(ours, labels) - _score(theirs, labels)),
+        "difference": score - other,
         **_ends(difference, level),
-        "p": float(min(1.0, 2 * (wrong + 1) / (draws + 1))),
-        "ratio": {"ratio": float(_score(ours, labels) / max(_score(theirs, labels), 1e-9)), **_ends(ratio, level)},
+        "p": min(1.0, 2 * (wrong + 1) / (draws + 1)),
+        "ratio": {"ratio": score / other if other > 0 else None, **ends},
         "by": "video" if groups is None else "subject",
         "draws": draws,
     }
@@ -123,25 +158,32 @@ def group_scores(
     groups: Groups,
     *,
     minimum: int = LEAST_VIDEOS,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
     """By grouping (such as country): `scored` values with `videos`, `mean_pearson` and its interval, `not_scored` ones
-    with their counts, and the `gap` of the largest to the smallest with an unpaired interval (None under two)."""
+    with their counts, and the `gap` of the largest to the smallest with an unpaired interval (None under two).
+
+    `named` has a value for each of the N videos, None where unknown. Only videos with a label count.
+    """
     known: npt.NDArray[np.bool_] = np.asarray(np.isfinite(labels).any(axis=1))
     result = {}
     for grouping, values in named.items():
+        if len(values) != len(known):
+            raise ValueError(f"{grouping}: {len(values)} values for {len(known)} videos: give one a video, or None")
         of_value: dict[str, list[int]] = {}
         for row, value in enumerate(values):
             if value is not None and known[row]:
                 of_value.setdefault(value, []).append(row)
-        scored, draws = {}, {}
+        scored, drawn = {}, {}
         for number, (value, rows) in enumerate(sorted(of_value.items())):
             if len(rows) < minimum:
                 continue
             own = None if groups is None else groups[rows]
-            draws[value] = draw_scores(predictions[rows], labels[rows], own, seed=seed + number)
-            score = float(_score(predictions[rows], labels[rows]))
-            scored[value] = {"videos": len(rows), "mean_pearson": score, **_ends(draws[value], 0.95)}
+            # Of its own seed: the people of two groups are other people.
+            drawn[value] = draw_scores(predictions[rows], labels[rows], own, draws=draws, seed=seed + number)
+            score = _score(predictions[rows], labels[rows])
+            scored[value] = {"videos": len(rows), "mean_pearson": score, **_ends(drawn[value], LEVEL)}
         gap = None
         if len(scored) > 1:
             by_score = sorted(scored, key=lambda value: scored[value]["mean_pearson"])
@@ -150,7 +192,7 @@ def group_scores(
                 "largest": high,
                 "smallest": low,
                 "difference": scored[high]["mean_pearson"] - scored[low]["mean_pearson"],
-                **_ends(draws[high] - draws[low], 0.95),
+                **_ends(drawn[high] - drawn[low], LEVEL),
             }
         small = {value: len(rows) for value, rows in sorted(of_value.items()) if value not in scored}
         result[grouping] = {"scored": scored, "not_scored": small, "gap": gap}
@@ -168,12 +210,11 @@ def age_bands(ages: npt.ArrayLike) -> list[str | None]:
 
 
 def _score(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    p = np.asarray(predictions, np.float64)
-    y = np.asarray(labels, np.float64)
-    once, owner = np.ones((1, len(y))), np.arange(len(y))
-    return float(np.mean([_weighted_mean_pearson(each, y, owner, once)[0] for each in (p[None] if p.ndim == 2 else p)]))
+    """Over all videos, the mean over seeds."""
+    p, y = _by_seed(predictions, labels)
+    return float(np.mean([ReactionMetrics.of(each, y).scores()["mean_pearson"] for each in p]))
 
 
 def _ends(scores: Floats, level: float) -> dict[str, float]:
-    low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return {"low": float(low), "high": float(high)}

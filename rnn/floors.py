@@ -6,6 +6,7 @@ statistics of the descriptors, ridge on what is known beside the picture, and th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,13 @@ from rnn.metrics import ReactionMetrics
 from rnn.reactions import REACTIONS
 
 Floats = npt.NDArray[np.float64]
+Columns = Mapping[str, tuple[str, ...] | None]
+"""Of metadata, by name: numbers (None), or the words that are told apart."""
 
 PENALTIES = tuple(10.0**k for k in np.arange(-3, 5.01, 0.5))
 """Of ridge, times the number of videos; the best on validation is taken."""
+VIDEOS_AT_ONCE = 512
+"""Their steps are taken as float64 together."""
 MOST_CATEGORIES = 30
 """Values of a column of words that are told apart, the commonest; the others are one."""
 
@@ -28,29 +33,32 @@ MOST_CATEGORIES = 30
 def summary_statistics(values: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> Floats:
     """Mean, maximum and deviation over known steps of each descriptor, and the log of their number: (N, 3 D + 1).
 
-    `values` (S, D), NaN in unknown steps, of N videos after one another; NaN for a video without any known step.
+    `values` (S, D), NaN in unknown steps, of N videos after one another, the k-th from step `offsets[k]` up to
+    `offsets[k + 1]`. A video without any known step is NaN throughout, which a fitted floor takes for the mean.
     """
-    known: npt.NDArray[np.bool_] = np.asarray(~np.isnan(values).any(axis=1))
+    edges = [*range(0, len(offsets) - 1, VIDEOS_AT_ONCE), len(offsets) - 1]
+    parts = [_statistics(values, offsets[a : b + 1]) for a, b in itertools.pairwise(edges)]
+    return np.concatenate([np.zeros((0, 3 * values.shape[1] + 1)), *parts])
+
+
+def _statistics(values: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> Floats:
+    values = values[offsets[0] : offsets[-1]]
     lengths = np.diff(offsets)
-    count = np.bincount(np.repeat(np.arange(len(lengths)), lengths), known, len(lengths))
-    columns = values.shape[1]
-    mean, deviation = np.full((len(lengths), columns), np.nan), np.full((len(lengths), columns), np.nan)
-    maximum = np.full((len(lengths), columns), np.nan)
+    known: npt.NDArray[np.bool_] = np.asarray(~np.isnan(values).any(axis=1))
+    # Steps that are unknown, and with them videos that have no known one, are gone before anything is summed:
+    # `reduceat` gives an empty segment the next one's first value.
+    count = np.bincount(np.repeat(np.arange(len(lengths)), lengths), known, len(lengths)).astype(np.int64)
+    found = np.full((len(lengths), 3 * values.shape[1] + 1), np.nan)
     some = count > 0
-    starts = offsets[:-1][lengths > 0]
-    if len(starts):
-        flat = np.where(known[:, None], values, 0).astype(np.float64)
-        sums = np.zeros((len(lengths), columns))
-        sums[lengths > 0] = np.add.reduceat(flat, starts)
-        mean[some] = sums[some] / count[some, None]
-        of_step = np.repeat(np.where(some[:, None], mean, 0.0), lengths, axis=0)
-        spread = np.zeros((len(lengths), columns))
-        spread[lengths > 0] = np.add.reduceat(np.where(known[:, None], flat - of_step, 0) ** 2, starts)
-        deviation[some] = np.sqrt(spread[some] / count[some, None])
-        highest = np.full((len(lengths), columns), -np.inf)
-        highest[lengths > 0] = np.maximum.reduceat(np.where(known[:, None], values, -np.inf), starts)
-        maximum[some] = highest[some]
-    return np.concatenate([mean, maximum, deviation, np.log1p(count)[:, None]], axis=1)
+    if some.any():
+        steps, n = values[known].astype(np.float64), count[some]
+        starts = np.cumsum(n) - n
+        mean = np.add.reduceat(steps, starts) / n[:, None]
+        maximum = np.maximum.reduceat(steps, starts)
+        steps -= np.repeat(mean, n, axis=0)
+        deviation = np.sqrt(np.add.reduceat(np.square(steps, out=steps), starts) / n[:, None])
+        found[some] = np.concatenate([mean, maximum, deviation, np.log1p(n)[:, None]], axis=1)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +71,7 @@ class _Ridge:
     """(K + 1, 7); the last row is the intercept."""
 
     def __call__(self, x: Floats) -> Floats:
-        z = np.nan_to_num((x - self.centre) / self.scale)  # unknown: as the mean
-        return z @ self.weights[:-1] + self.weights[-1]
+        return _standard(x, self.centre, self.scale) @ self.weights[:-1] + self.weights[-1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,22 +80,22 @@ class Floors:
 
     mean: Floats
     statistics: _Ridge
-    metadata: tuple[_Ridge, Mapping[str, tuple[str, ...]]] | None
+    metadata: tuple[_Ridge, Columns] | None
     best: tuple[npt.NDArray[np.int64], Floats, Floats, Floats]
     """By reaction: a column of the statistics, its centre, a slope and an intercept."""
 
     def predict(self, statistics: Floats, metadata: pa.Table | None) -> dict[str, Floats]:
         """By floor, (N, 7)."""
         columns, centre, slope, intercept = self.best
-        chosen = np.nan_to_num(statistics[:, columns] - centre)
+        chosen = _standard(statistics[:, columns], centre, np.ones(len(columns)))
         found = {
             "constant": np.tile(self.mean, (len(statistics), 1)),
             "ridge_statistics": self.statistics(statistics),
             "best_descriptor": chosen * slope + intercept,
         }
         if self.metadata is not None and metadata is not None:
-            ridge, categories = self.metadata
-            found["ridge_metadata"] = ridge(_numbers(metadata, categories))
+            ridge, of_training = self.metadata
+            found["ridge_metadata"] = ridge(_numbers(metadata, of_training))
         return found
 
 
@@ -106,9 +113,9 @@ def fit_floors(
     mean = np.where(known, labels, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     metadata = None
     if train_metadata is not None and val_metadata is not None:
-        categories = _categories(train_metadata)
-        inputs = (_numbers(each, categories) for each in (train_metadata, val_metadata))
-        metadata = (_best_ridge(next(inputs), labels, next(inputs), judge), categories)
+        columns = _columns(train_metadata)
+        known_of, judged_of = (_numbers(each, columns) for each in (train_metadata, val_metadata))
+        metadata = (_best_ridge(known_of, labels, judged_of, judge), columns)
     return Floors(
         mean=mean,
         statistics=_best_ridge(train_statistics, labels, val_statistics, judge),
@@ -123,7 +130,7 @@ def _best_ridge(x: Floats, y: Floats, val_x: Floats, val_y: Floats) -> _Ridge:
     centre = np.where(there, x, 0).sum(axis=0) / count  # 0 for a column that nobody has
     scale = np.sqrt((np.where(there, x - centre, 0) ** 2).sum(axis=0) / count)
     scale = np.where(scale > 1e-9, scale, 1.0)
-    z = np.nan_to_num((x - centre) / scale)
+    z = _standard(x, centre, scale)
     fits: list[Floats] = [np.zeros((x.shape[1] + 1, y.shape[1])) for _ in PENALTIES]
     for column in range(y.shape[1]):
         own = ~np.isnan(y[:, column])
@@ -142,6 +149,12 @@ def _best_ridge(x: Floats, y: Floats, val_x: Floats, val_y: Floats) -> _Ridge:
     return max(ridges, key=lambda ridge: ReactionMetrics.of(ridge(val_x), val_y).scores()["mean_pearson"])
 
 
+def _standard(x: Floats, centre: Floats, scale: Floats) -> Floats:
+    """What is unknown as the mean: 0."""
+    z = (x - centre) / scale
+    return np.where(np.isfinite(z), z, 0.0)
+
+
 def _best_column(x: Floats, y: Floats, mean: Floats) -> tuple[npt.NDArray[np.int64], Floats, Floats, Floats]:
     columns, centre = np.zeros(len(REACTIONS), np.int64), np.zeros(len(REACTIONS))
     slope = np.zeros(len(REACTIONS))
@@ -158,23 +171,27 @@ def _best_column(x: Floats, y: Floats, mean: Floats) -> tuple[npt.NDArray[np.int
     return columns, centre, slope, mean
 
 
-def _categories(table: pa.Table) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for name in table.column_names:
-        if pa.types.is_string(table.schema.field(name).type):
-            counts: list[dict[str, Any]] = table[name].drop_null().value_counts().to_pylist()
+def _columns(table: pa.Table) -> Columns:
+    """The columns that say something at all: numbers, or words with the values that are told apart."""
+    found: dict[str, tuple[str, ...] | None] = {}
+    for name, column in zip(table.column_names, table.columns):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            counts: list[dict[str, Any]] = column.drop_null().value_counts().to_pylist()
             common = sorted(counts, key=lambda each: (-each["counts"], each["values"]))[:MOST_CATEGORIES]
             found[name] = tuple(each["values"] for each in common)
+        elif not pa.types.is_null(column.type):
+            found[name] = None
     return found
 
 
-def _numbers(table: pa.Table, categories: Mapping[str, tuple[str, ...]]) -> Floats:
-    """Numbers as they are, NaN where unknown; words as a column of 0 and 1 for each known value."""
-    columns: list[Floats] = []
-    for name in table.column_names:
-        if name in categories:
+def _numbers(table: pa.Table, columns: Columns) -> Floats:
+    """The columns of training, whatever is in them here: numbers as they are, NaN where unknown; words as a column of
+    0 and 1 for each value."""
+    made: list[Floats] = []
+    for name, words in columns.items():
+        if words is None:
+            made.append(table[name].cast(pa.float64()).to_numpy())
+        else:
             values = np.array(table[name].to_pylist(), object)
-            columns += [(values == each).astype(np.float64) for each in categories[name]]
-        elif not pa.types.is_null(table.schema.field(name).type):
-            columns.append(table[name].to_numpy(zero_copy_only=False).astype(np.float64))
-    return np.stack(columns, axis=1) if columns else np.zeros((table.num_rows, 0))
+            made += [(values == each).astype(np.float64) for each in words]
+    return np.stack(made, axis=1) if made else np.zeros((table.num_rows, 0))

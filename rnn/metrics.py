@@ -28,12 +28,16 @@ class ReactionMetrics:
 
     @classmethod
     def of(cls, predictions: npt.ArrayLike, labels: npt.ArrayLike) -> ReactionMetrics:
-        """Predictions (N, 7), finite; labels (N, 7), NaN where unknown. N may be 0: the start of a sum."""
-        y = np.asarray(labels, np.float64).reshape(-1, len(REACTIONS))
-        p = np.asarray(predictions, np.float64).reshape(-1, len(REACTIONS))
+        """Predictions (N, 7), finite; labels (N, 7), NaN where unknown. N may be 0: the start of a sum.
+
+        Raises ValueError for other shapes, and for a prediction that is not finite beside a known label.
+        """
+        p, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
+        if p.shape != y.shape:
+            raise ValueError(f"predictions {p.shape} and labels {y.shape} differ in shape: give both as (N, 7)")
         known = ~np.isnan(y)
-        absolute = np.where(known, np.abs(p - np.where(known, y, 0.0)), 0.0).sum(axis=0)
-        return cls(moments=PairMoments.of(REACTIONS, p, y, known), absolute=absolute)
+        moments = PairMoments.of(REACTIONS, p, y, known)
+        return cls(moments=moments, absolute=np.where(known, np.abs(p - y), 0.0).sum(axis=0))
 
     def merge(self, other: ReactionMetrics) -> ReactionMetrics:
         """Of both parts together."""

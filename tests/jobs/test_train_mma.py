@@ -2,25 +2,20 @@
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
-import uuid
-from pathlib import Path
 
-import psutil
 import pytest
 from trained_mma import TWO_WORKERS, Trained
+from training_driver import RECORD, Driver, mlflow_run, session_workers, steps_of
 
 from jobs.models import load_weights
 from mma.descriptors import MMA26
 
-RECORD = "_run.json"
 SNAPSHOT = "_train/mma/checkpoint_manager_snapshot.json"
 FINAL = ("valence_ccc", "arousal_ccc", "expression_f1", "expression_accuracy", "au_f1", "abaw_score")
 
@@ -29,18 +24,6 @@ FINAL = ("valence_ccc", "arousal_ccc", "expression_f1", "expression_accuracy", "
 def tracked(monkeypatch, training_mlflow):
     """All trainings here go to one database."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", training_mlflow)
-
-
-def mlflow_run(uri: str, out: Path):
-    """The client, and the run that the record of OUT names."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    return client, client.get_run(json.loads((out / RECORD).read_text())["mlflow_run_id"])
-
-
-def steps_of(client, run, metric: str) -> list[int]:
-    return [point.step for point in client.get_metric_history(run.info.run_id, metric)]
 
 
 # --- what it leaves ---
@@ -183,19 +166,6 @@ def test_a_run_killed_while_it_put_its_result_down_ends_alike(run_job, trained: 
     assert ran.summary["metrics"] == trained.ran.summary["metrics"]
 
 
-def session_workers() -> list[psutil.Process]:
-    """The training workers of this session's cluster, known by the scratch that they inherit."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("MMA_MRNNET_SCRATCH") == os.environ["MMA_MRNNET_SCRATCH"]
-            if ours and "TrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 def test_a_worker_killed_in_mid_epoch_costs_that_epoch_alone(run_job, trained: Trained, tmp_path, training_mlflow):
     out, killed = tmp_path / "m", []
 
@@ -221,74 +191,6 @@ def test_a_worker_killed_in_mid_epoch_costs_that_epoch_alone(run_job, trained: T
     assert steps_of(client, run, "epoch") == steps_of(client, run, "loss_total") == [0, 1]
 
 
-class Driver:
-    """`train-mma` as a process of its own, started again and again on one folder."""
-
-    def __init__(self, folder: Path, *options: object):
-        self.folder, self.out = folder, folder / "m"
-        self.command = [
-            sys.executable, "-m", "jobs", "train-mma", "--out", str(self.out), *(str(each) for each in options),
-        ]  # fmt: skip
-
-    def start(self, *more: str) -> None:
-        self.mark = uuid.uuid4().hex
-        environment = {
-            **{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-            "MMA_MRNNET_SCRATCH": str(self.folder / "scratch"),
-            "MMA_TEST_RUN": self.mark,
-        }
-        # A file and not a pipe for what it says: processes that outlive it would keep a pipe open.
-        with open(self.folder / f"{self.mark}.err", "w") as err:
-            self.process = subprocess.Popen(
-                [*self.command, *more],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=err,
-                text=True,
-                start_new_session=True,
-            )
-
-    @property
-    def told(self) -> str:
-        return (self.folder / f"{self.mark}.err").read_text()
-
-    def wait_for_epoch(self, number: int, limit_s: float = 150) -> None:
-        until = time.monotonic() + limit_s
-        while f"epoch {number}/" not in self.told:
-            assert self.process.poll() is None, self.told
-            assert time.monotonic() < until, self.told
-            time.sleep(0.02)
-
-    def ended(self) -> dict:
-        out, _ = self.process.communicate(timeout=150)
-        return json.loads(out) if out else {}
-
-    def left_after(self, limit_s: float) -> list[psutil.Process]:
-        """What still lives of the run."""
-        until = time.monotonic() + limit_s
-        while (left := self._living()) and time.monotonic() < until:
-            time.sleep(0.1)
-        return left
-
-    def kill_everything(self) -> None:
-        """Driver, Ray and workers, all stopped first so that none sees the others go."""
-        doomed = self._living()
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for process in doomed:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-
-    def _living(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("MMA_TEST_RUN") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
-
-
 @pytest.mark.timeout(420)
 def test_a_driver_stopped_and_killed_goes_on_where_it_was(run_job, trained: Trained, tmp_path, training_mlflow):
     import ray
@@ -297,9 +199,9 @@ def test_a_driver_stopped_and_killed_goes_on_where_it_was(run_job, trained: Trai
         *trained.options, "--crops", trained.out / "crops",
         "--epochs", 4, "--epoch-samples", 800, "--num-workers", 1, "--worker-cpus", 2,
     )  # fmt: skip
-    driver = Driver(tmp_path, *options)
+    driver = Driver(tmp_path, "train-mma", *options)
     driver.start("--num-cpus", "2")
-    driver.wait_for_epoch(1)
+    driver.wait_for("epoch 1/")
     driver.process.send_signal(signal.SIGTERM)
     summary = driver.ended()
     assert driver.process.returncode == 143, driver.told
@@ -309,7 +211,7 @@ def test_a_driver_stopped_and_killed_goes_on_where_it_was(run_job, trained: Trai
     assert run.info.status == "KILLED"
 
     driver.start("--resume", "--address", ray.get_runtime_context().gcs_address)
-    driver.wait_for_epoch(3)
+    driver.wait_for("epoch 3/")
     assert session_workers()
     driver.process.kill()
     assert driver.ended() == {}
@@ -337,7 +239,7 @@ def test_a_driver_stopped_and_killed_goes_on_where_it_was(run_job, trained: Trai
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_whole_at_any_instant_the_network_is_the_same(trained: Trained, tmp_path, seed):
     driver, draw = (
-        Driver(tmp_path, *trained.options, *TWO_WORKERS, "--num-cpus", 2, "--no-tracking"),
+        Driver(tmp_path, "train-mma", *trained.options, *TWO_WORKERS, "--num-cpus", 2, "--no-tracking"),
         random.Random(seed),
     )
     for _ in range(4):

@@ -277,6 +277,27 @@ def test_values_that_are_no_scores_are_refused_with_their_cause():
         ConfusionMatrix.of(MMA26.expressions, np.zeros((3, 8)), [0, 1, 2])
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), num=st.integers(2, 60), cut=st.integers(0, 60))
+def test_pearson_is_numpys_also_of_merged_parts(seed, num, cut):
+    rng = np.random.default_rng(seed)
+    y = 5 + rng.normal(size=(num, 2))
+    x = y + rng.normal(0, [1.0, 1e-9], (num, 2))
+    known = rng.random((num, 2)) < 0.8
+    known[:2] = True
+    halves = [PairMoments.of(VA, x[rows], y[rows], known[rows]) for rows in (slice(cut), slice(cut, None))]
+    for k, found in enumerate(halves[0].merge(halves[1]).pearson()):
+        assert found == pytest.approx(np.corrcoef(x[known[:, k], k], y[known[:, k], k])[0, 1], abs=1e-9)
+        assert -1 <= found <= 1
+
+
+def test_pearson_of_what_never_varies_is_0():
+    y = np.random.default_rng(0).normal(size=(30, 2))
+    moments = PairMoments.of(VA, np.stack([np.full(30, 0.1), -y[:, 1]], axis=1), y, np.ones((30, 2)))
+    assert moments.pearson() == pytest.approx([0, -1])
+    assert (PairMoments.of(VA, y[:0], y[:0], np.ones((0, 2))).pearson() == 0).all()
+
+
 def test_unknown_cells_may_hold_anything():
     frames = made_frames(50)
     holes = dict(frames)

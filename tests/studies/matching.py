@@ -109,7 +109,8 @@ def study(corpus: Folder, data: TrainingData, options: TrainingOptions, seeds: i
 def load(corpus: Folder, crops: Folder, scratch: Path, every: int = 1) -> TrainingData:
     """The corpus's labelled frames with a face in the crop store."""
     table = read_labels("synth", corpus).table
-    table = table.filter(pa.array(found(crops, table))).take(np.arange(0, table.num_rows, every))
+    table = table.filter(pa.array(found(crops, table)))
+    table = table.take(np.arange(0, table.num_rows, every))
     table = table.drop_columns(["box", "points"]).add_column(0, "set", pa.array(["synth"] * table.num_rows))
     return training_data(table, flat_faces(crops, table, scratch), MMA26)
 
