@@ -88,6 +88,25 @@ class Tracker:
         with _told(self.tracking_uri):
             self._mlflow().log_artifact(self.run_id, os.fspath(local_path))
 
+    def register(self, local_model: str | Path, name: str, *, alias: str | None = None) -> int:
+        """Copies a folder that `mlflow.pyfunc.save_model` made into the run, and registers it as the next version of
+        the model `name` (made where there is none), which `alias` then stands for. Gives the version's number."""
+        from mlflow.exceptions import RestException
+
+        with _told(self.tracking_uri):
+            client = self._mlflow()
+            client.log_artifacts(self.run_id, os.fspath(local_model), "model")
+            try:
+                client.create_registered_model(name)
+            except RestException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            source = f"{client.get_run(self.run_id).info.artifact_uri}/model"
+            version = client.create_model_version(name, source, self.run_id)
+            if alias is not None:
+                client.set_registered_model_alias(name, alias, version.version)
+            return int(version.version)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags; those that are there get the new value."""
         from mlflow.entities import RunTag

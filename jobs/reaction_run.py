@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,11 @@ import pyarrow.parquet as pq
 
 from cluster.capacity import Workers, told_nodes
 from cluster.session import SessionError, Stop, ray_session, stop_signals
-from cluster.storage import Folder
+from cluster.storage import Folder, read
+from cluster.tracking import Tracker
 from cluster.uri import StorageError, display
 from jobs.model_card import CARD_FILE, reaction_card
+from jobs.models import load_weights
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import SeedProgress, say
 from jobs.reaction_labels import read_reaction_labels
@@ -29,8 +33,10 @@ from jobs.reaction_training import (
     node_scratch,
     train_worker,
 )
+from jobs.registry import save_pyfunc
 from jobs.train import Options
 from jobs.training_run import STORE_ERRORS, TrainingRun
+from mma.store.schema import spec_differences
 from rnn.flat import flat_videos, stores_spec, stores_step
 from rnn.join import join
 from rnn.labels import ReactionLabels
@@ -49,11 +55,14 @@ class ReactionRun(TrainingRun):
 
     job = "train"
     model_file = MODEL_FILE
+    free = TrainingRun.free | {"register", "mma", "detector_weights"}
 
     def __init__(self, options: Options):
         super().__init__(options)
         with input_errors():
             self.stores = tuple(Folder(uri) for uri in options.store)
+        self.served: tuple[bytes, bytes | None] | None = None
+        """The MMA checkpoint and the detector's file that a registered model takes along."""
 
     def run(self) -> Outcome:
         """Settle what run this is, prepare, train, and put the result down."""
@@ -61,6 +70,8 @@ class ReactionRun(TrainingRun):
         with stop_signals() as stop, ExitStack() as held:
             if (done := self.settle_run()) is not None:
                 return done
+            if self.options.register is not None:
+                self.served = self._read_served()
             if "prepared" not in self.record:
                 samples = self._prepare()
             self.take_lock(held)
@@ -116,6 +127,23 @@ class ReactionRun(TrainingRun):
         }
         return samples
 
+    def _read_served(self) -> tuple[bytes, bytes | None]:
+        """What a registered model takes along, found and fitting before anything is trained."""
+        options = self.options
+        with input_errors(ValueError, StorageError, OSError, option="--store"):
+            spec = stores_spec(self.stores)
+        weights = load_weights(options.mma)
+        if differences := spec_differences(weights.spec, spec["weights"]):
+            raise InputError(
+                f"--mma {display(options.mma)} is not the network of the store (given / its): {'; '.join(differences)}"
+            )
+        if spec["detector"].get("detector") != "yunet":
+            return weights.data, None
+        if options.detector_weights is None:
+            raise InputError("--detector-weights is missing: the store was made with yunet")
+        with input_errors(ValueError, StorageError, OSError, option="--detector-weights"):
+            return weights.data, read(options.detector_weights)
+
     def _write_samples(self, samples: pa.Table) -> None:
         buffer = io.BytesIO()
         pq.write_table(samples, buffer, compression="zstd")
@@ -154,6 +182,19 @@ class ReactionRun(TrainingRun):
 
     # --- what it leaves ---
 
+    def _register(self, model: bytes) -> None:
+        if self.served is None:
+            return
+        with tempfile.TemporaryDirectory(prefix="mma-mrnnet-model-") as local:
+            folder = Path(local) / "model"
+            save_pyfunc(folder, model, *self.served)
+
+            def put(tracker: Tracker) -> None:
+                number = tracker.register(folder, self.options.register)
+                say(f"registered: models:/{self.options.register}/{number}")
+
+            self.track(put)
+
     def _finish(self, files: dict[str, bytes]) -> Outcome:
         scores = json.loads(files[SCORES_FILE])
         splits = scores["splits"]
@@ -176,6 +217,7 @@ class ReactionRun(TrainingRun):
         self.leave(left, summary)
         numbers = {f"final_{name}_{key}": value for name, each in splits.items() for key, value in _floats(each)}
         self.log_result(numbers, {name: left[name] for name in (MODEL_FILE, METRICS_FILE, CARD_FILE)})
+        self._register(files[MODEL_FILE])
         for name, each in splits.items():
             say(told_scores(name, each))
         return Outcome(summary=summary, exit_code=DONE)

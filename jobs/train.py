@@ -57,6 +57,12 @@ class Options:
     """How it is trained."""
     sequence: SequenceOptions = field(default_factory=SequenceOptions)
     """How videos become sequences."""
+    register: str | None = None
+    """Name in MLflow's model registry: the model is put there with its MMA network, so that a video can be served."""
+    mma: str | None = None
+    """With --register: URI of the MMA checkpoint that the store was made with."""
+    detector_weights: str | None = None
+    """With --register: URI of YuNet's ONNX file, where the store was made with that detector."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the recurrent part."""
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = field(default_factory=RunOptions)
@@ -69,6 +75,10 @@ class Options:
             raise ValueError(f"--seeds {' '.join(map(str, self.seeds))}: give different numbers of 0 or more")
         if self.step_s is not None and not self.step_s > 0:
             raise ValueError(f"--step-s {self.step_s}: give seconds above 0")
+        if self.register is not None and self.mma is None:
+            raise ValueError("--mma is missing: --register needs the checkpoint that the store was made with")
+        if self.register is not None and not self.run.tracking:
+            raise ValueError("--register needs MLflow: leave --no-tracking out")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps {self.steps}: give 1 or more")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -378,3 +381,48 @@ def test_thumbnails_are_shown_where_asked_and_blurred(run_job, from_videos, trai
     assert "data:image/jpeg" not in pages["plain"]
     assert pages["blurred"].count("data:image/jpeg") == pages["clear"].count("data:image/jpeg") > 0
     assert len(pages["blurred"]) < len(pages["clear"])  # squares have less in them than faces
+
+
+def test_a_registered_model_predicts_videos_by_mlflow_alone(
+    run_job, from_videos, trained: Trained, tmp_path, training_mlflow
+):
+    """Put into the registry without a pickle, then run by MLflow's own command in a process of its own."""
+    store, _ = from_videos
+    options = (
+        "--store",
+        store,
+        "--labels",
+        trained.corpus,
+        "--out",
+        tmp_path / "m",
+        "--fit.batch-size",
+        8,
+        "--fit.epochs",
+        1,
+    )
+    ran = run_job("train", *options, "--register", "reactions-test")
+    assert ran.code == 2
+    assert "--mma is missing" in ran.told
+    ran = run_job("train", *options, "--register", "reactions-test", "--mma", "random:0:tiny")
+    assert ran.code == 2
+    assert "is not the network of the store" in ran.told
+    assert not (tmp_path / "m").exists()
+    ran = run_job("train", *options, "--register", "reactions-test", "--mma", trained.out)
+    assert ran.code == 0, ran.told
+    assert "registered: models:/reactions-test/1" in ran.told
+    client, run = mlflow_run(training_mlflow, tmp_path / "m")
+    files = [each.path for each in client.list_artifacts(run.info.run_id, "model")]
+    assert not [name for name in files if name.endswith(".pkl")]
+    clips = sorted((trained.corpus / "test/mp4").glob("*.mp4"))[:2]
+    (tmp_path / "in.csv").write_text("uri\n" + "".join(f"{clip}\n" for clip in [*clips, tmp_path / "none.mp4"]))
+    command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", "models:/reactions-test/1", "-i", tmp_path / "in.csv",
+               "-t", "csv", "-o", tmp_path / "out.json", "--env-manager", "local"]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": training_mlflow}
+    done = subprocess.run([str(word) for word in command], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = pd.DataFrame(json.loads((tmp_path / "out.json").read_text())["predictions"])
+    assert list(rows.columns) == list(REACTIONS)
+    ran = run_job("predict", "--model", tmp_path / "m", "--store", store, "--out", tmp_path / "p")
+    ours = pd.read_parquet(tmp_path / "p/predictions.parquet").set_index("video_id")[list(REACTIONS)]
+    np.testing.assert_allclose(rows.iloc[:2], ours.loc[[clip.stem for clip in clips]], atol=1e-4)
+    np.testing.assert_allclose(rows.iloc[2], read_model(str(tmp_path / "m")).fallback, atol=1e-6)
