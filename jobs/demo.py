@@ -1,4 +1,4 @@
-"""`make demo`: the whole path on a made corpus: mp4 clips, a trained MMA network, a feature store, a table, pictures.
+"""`make demo`: the whole path on a made corpus: clips, both networks trained, a feature store, predictions, a report.
 
 It runs the same commands that a person would type, and prints each of them first.
 """
@@ -15,7 +15,8 @@ from jobs.cli import main as run_job
 from jobs.models import RUN_FILE
 from jobs.progress import say
 
-VIDEOS, DAMAGED, EPOCHS = 120, 12, 12
+VIDEOS, DAMAGED, EPOCHS = 240, 12, 12
+SEQUENCES = shlex.split("--fit.batch-size 32")
 LEARNING = shlex.split("--learning-rate 4e-3 --batch-size 32 --balance 0.4 --loss.action-unit-weight 8")
 
 
@@ -24,10 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the corpus, the store and the rest")
     out = parser.parse_args().out
-    corpus, model, store = out / "corpus", out / "mma", out / "store"
+    corpus, model, store, reactions = out / "corpus", out / "mma", out / "store", out / "reactions"
     trained = model / "mma.safetensors"
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out.absolute()}/mlflow.db")
-    again = ["--resume"] if (model / RUN_FILE).exists() else []
+    again, again2 = (["--resume"] if (folder / RUN_FILE).exists() else [] for folder in (model, reactions))
     commands = [
         ["synth", "--out", corpus, "--videos", VIDEOS, "--seconds", "2,4", "--fps", 4, "--damaged", DAMAGED],
         [
@@ -46,6 +47,13 @@ def main() -> int:
         # Some of these files are damaged on purpose: the run must end well all the same.
         ["extract", "--videos", corpus, "--store", store, "--mma", trained, "--max-failed-fraction", 0.5],
         ["export", "--store", store, "--out", out / "frames.csv", "--overwrite"],
+        ["train", "--store", store, "--labels", corpus, "--out", reactions, "--seeds", 0, 1, 2, *SEQUENCES, *again2],
+        # The corpus hands out no test labels; its truth has them.
+        [
+            *("evaluate", "--model", reactions, "--store", store, "--labels", corpus / "truth.parquet"),
+            *("--split", "test", "--out", out, "--thumbnails", "--overwrite"),
+        ],
+        ["predict", "--model", reactions, "--store", store, "--out", out, "--overwrite"],
     ]
     for command in commands:
         words = [str(word) for word in command]
@@ -58,10 +66,11 @@ def main() -> int:
     picture = out / "store.png"
     draw_store(store, picture)
     say(
-        f"\nThe network is {trained}, {model / 'training.png'} shows its training, and `mlflow ui --backend-store-uri "
-        f"{os.environ['MLFLOW_TRACKING_URI']}` its run.\nThe feature store is {store}, one row a frame is in "
-        f"{out / 'frames.csv'}, and {picture} shows a clip.\n"
-        f"A minute's training on {VIDEOS} clips is a trial: the README says what a longer one reaches."
+        f"\n{out / 'report.html'} is the report; {out / 'predictions.csv'} has a row a video, the damaged ones too.\n"
+        f"The networks are {trained} and {reactions / 'mrnnet.safetensors'}, each with a MODEL_CARD.md beside it;\n"
+        f"`mlflow ui --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}` shows their trainings. The feature store "
+        f"is {store}, one row a frame is in {out / 'frames.csv'}, and {picture} shows a clip.\n"
+        f"A minute's training on {VIDEOS} clips is a trial: the README says what longer ones reach."
     )
     return 0
 

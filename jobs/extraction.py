@@ -47,12 +47,16 @@ class ToDo:
 
     videos: pa.Table
     """Rows of the plan that the store lacks."""
+    planned: pa.Table
+    """The whole plan, less who was forgotten."""
     index: pa.Table
     """The store as it is (`mma.store.reader.read_index`), less what is done again."""
     again: set[str]
     """Videos whose rows go before they are done again: `--retry-failed`, `--redo-changed`."""
     skipped: int
     changed: int
+    forgotten: int
+    """Videos of the plan that a tombstone keeps out."""
 
 
 class Extraction:
@@ -138,32 +142,13 @@ class Extraction:
         return spec
 
     def _todo(self) -> ToDo:
-        """What the store does not have yet, and what is to be done again."""
+        """What is left to do; the plan loses who was forgotten."""
         options = self.options
-        gone = forgotten(self.folder, self.videos["video_id"].to_pylist())
-        self.forgotten = len(gone)
-        if gone:
-            say(f"{len(gone)} videos were forgotten on their people's demand (forget) and are left out")
-            self.videos = self.videos.filter(
-                pc.invert(pc.is_in(self.videos["video_id"], value_set=pa.array(sorted(gone))))
-            )
-        index = read_index(self.folder)
-        changed = _changed(self.videos, index, ask_storage=options.redo_changed)
-        again = set(changed) if options.redo_changed else set()
-        if changed and not options.redo_changed:
-            say(f"{len(changed)} videos have changed since, such as {min(changed)!r}: --redo-changed does them again")
-        if options.retry_failed:
-            failed = index.filter(pc.starts_with(index["file"], FAILED_PREFIX))["video_id"]
-            again |= set(pc.unique(failed).to_pylist()) & set(self.videos["video_id"].to_pylist())
-        kept = index.filter(pc.invert(pc.is_in(index["video_id"], value_set=pa.array(sorted(again), pa.string()))))
-        done = pc.is_in(self.videos["video_id"], value_set=pc.unique(kept["video_id"]))
-        todo = self.videos.filter(pc.invert(done))
-        skipped = self.videos.num_rows - todo.num_rows
-        if skipped or again:
-            say(
-                f"{skipped} videos are in the store already, {todo.num_rows} are left ({len(again)} of them done again)"
-            )
-        return ToDo(videos=todo, index=kept, again=again, skipped=skipped, changed=len(changed))
+        todo = left_to_do(
+            self.folder, self.videos, retry_failed=options.retry_failed, redo_changed=options.redo_changed
+        )
+        self.videos, self.forgotten = todo.planned, todo.forgotten
+        return todo
 
     def _extract(self, todo: ToDo, stop: Stop) -> None:
         """Start Ray and run the pipeline over `todo`; whatever ends it, what is complete is committed."""
@@ -297,6 +282,39 @@ class Extraction:
             )
             return "done with failures", TOO_MANY_FAILURES
         return "done", DONE
+
+
+def left_to_do(folder: Folder, videos: pa.Table, *, retry_failed: bool, redo_changed: bool) -> ToDo:
+    """What a store does not have yet of a plan (rows of `jobs.plan.PLAN_SCHEMA`), and what is to be done again.
+
+    Raises ValueError or StorageError where the store cannot be read, InputError as `_changed` does.
+    """
+    gone = forgotten(folder, videos["video_id"].to_pylist())
+    if gone:
+        say(f"{len(gone)} videos were forgotten on their people's demand (forget) and are left out")
+        videos = videos.filter(pc.invert(pc.is_in(videos["video_id"], value_set=pa.array(sorted(gone)))))
+    index = read_index(folder)
+    changed = _changed(videos, index, ask_storage=redo_changed)
+    again = set(changed) if redo_changed else set()
+    if changed and not redo_changed:
+        say(f"{len(changed)} videos have changed since, such as {min(changed)!r}: --redo-changed does them again")
+    if retry_failed:
+        failed = index.filter(pc.starts_with(index["file"], FAILED_PREFIX))["video_id"]
+        again |= set(pc.unique(failed).to_pylist()) & set(videos["video_id"].to_pylist())
+    kept = index.filter(pc.invert(pc.is_in(index["video_id"], value_set=pa.array(sorted(again), pa.string()))))
+    todo = videos.filter(pc.invert(pc.is_in(videos["video_id"], value_set=pc.unique(kept["video_id"]))))
+    skipped = videos.num_rows - todo.num_rows
+    if skipped or again:
+        say(f"{skipped} videos are in the store already, {todo.num_rows} are left ({len(again)} of them done again)")
+    return ToDo(
+        videos=todo,
+        planned=videos,
+        index=kept,
+        again=again,
+        skipped=skipped,
+        changed=len(changed),
+        forgotten=len(gone),
+    )
 
 
 def _changed(videos: pa.Table, index: pa.Table, *, ask_storage: bool) -> set[str]:

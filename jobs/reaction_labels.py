@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.storage import Folder, read
+from cluster.storage import Folder, read, stat
 from cluster.uri import StorageError, display
 from jobs.outcome import InputError, input_errors
 from jobs.progress import say
@@ -11,48 +11,67 @@ from rnn.labels import ReactionLabels
 
 TABLES = (".csv", ".parquet", ".pq")
 MUSE_FOLDER = "c2_muse_reaction"
+MUSE_FILES = ("labels.csv", "partition.csv")
+
+_READ_ERRORS = (ValueError, OSError, StorageError)
 
 
 def read_reaction_labels(uri: str, *, subjects_uri: str | None = None, option: str = "--labels") -> ReactionLabels:
     """The labels at a URI: a table, or a folder of ABAW5, MuSe-2022 or a made corpus.
 
-    Raises InputError where there is none, or it cannot be understood.
+    `subjects_uri`: a table of people, over those that the labels name. Raises InputError where there are no labels, or
+    they cannot be understood.
     """
-    with input_errors(ValueError, OSError, StorageError, option=f"{option} {display(uri)}"):
-        labels = _read(uri)
+    # The readers put this name first in their errors, so that the option and the file are said once.
+    asked = f"{option} {display(uri)}"
+    with input_errors(*_READ_ERRORS, option=asked):
+        labels = _read(uri, option)
+    if subjects_uri is not None:
+        subjects = read_subjects(subjects_uri)
+        with input_errors(ValueError, option=f"--subjects {display(subjects_uri)}"):
+            labels = reaction_labels.with_subjects(labels, subjects)
     say(labels.told())
-    if subjects_uri is None:
-        return labels
-    subjects = read_subjects(subjects_uri)
-    with input_errors(ValueError, option="--subjects"):
-        labels = reaction_labels.with_subjects(labels, subjects)
-    lacking = sum(who is None for who in labels.subjects)
-    if lacking:
-        say(f"{lacking:,} of {len(labels.subjects):,} videos have no subject: intervals are by video")
     return labels
 
 
 def read_subjects(uri: str) -> dict[str, str]:
     """`--subjects`: video id -> subject. Raises InputError."""
-    with input_errors(ValueError, OSError, StorageError, option=f"--subjects {display(uri)}"):
-        return reaction_labels.read_subjects(display(uri), read(uri))
+    name = f"--subjects {display(uri)}"
+    with input_errors(*_READ_ERRORS, option=name):
+        return reaction_labels.read_subjects(name, read(uri))
 
 
-def _read(uri: str) -> ReactionLabels:
-    if uri.endswith(TABLES):
-        return reaction_labels.read_labels(display(uri), read(uri))
+def _read(uri: str, option: str) -> ReactionLabels:
+    above, _, file = uri.rpartition("/")
+    if file in MUSE_FILES and all(Folder(above or ".").exists(each) for each in MUSE_FILES):
+        return _read_muse(Folder(above or "."), option)
+    if uri.lower().endswith(TABLES) or _is_file(uri):
+        return reaction_labels.read_labels(f"{option} {display(uri)}", read(uri))
     folder = Folder(uri)
     for place in (folder, folder.child(MUSE_FOLDER)):
-        if place.exists("labels.csv") and place.exists("partition.csv"):
-            return reaction_labels.read_muse(place.display, place.read)
+        if all(place.exists(each) for each in MUSE_FILES):
+            return _read_muse(place, option)
+    name = f"{option} {folder.display}"
     if folder.exists("data_info.csv"):
-        labels = reaction_labels.read_labels(f"{folder.display}/data_info.csv", folder.read("data_info.csv"))
+        labels = reaction_labels.read_labels(f"{name}/data_info.csv", folder.read("data_info.csv"))
         if folder.exists("_corpus.json") and folder.exists("subjects.csv"):  # a made corpus knows its people
-            name = f"{folder.display}/subjects.csv"
-            people = reaction_labels.read_subjects(name, folder.read("subjects.csv"))
+            people = reaction_labels.read_subjects(f"{name}/subjects.csv", folder.read("subjects.csv"))
             labels = reaction_labels.with_subjects(labels, people)
         return labels
     raise InputError(
-        f"{folder.display} holds no labels: data_info.csv (ABAW5), {MUSE_FOLDER}/labels.csv and partition.csv "
-        "(MuSe-2022); or give a csv or Parquet table with video_id and the 7 reactions"
+        f"{name} holds no labels: data_info.csv (ABAW5), {MUSE_FOLDER}/labels.csv and partition.csv (MuSe-2022); or "
+        "give a csv or Parquet table with video_id and the 7 reactions"
     )
+
+
+def _read_muse(folder: Folder, option: str) -> ReactionLabels:
+    return reaction_labels.read_muse(f"{option} {folder.display}", folder.read)
+
+
+def _is_file(uri: str) -> bool:
+    """A table may have any name; what cannot be looked at is a folder to be complained of below."""
+    try:
+        stat(uri)
+    except (StorageError, ValueError):
+        return False
+    return True

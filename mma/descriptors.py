@@ -27,11 +27,13 @@ class DescriptorSet:
     """Facial action units, `AU` and two digits; the values are probabilities of occurrence in [0, 1]."""
     valence_arousal: tuple[str, ...] = VALENCE_AROUSAL
     """Valence and arousal, each in [-1, 1]."""
+    foreign: tuple[str, ...] = ()
+    """Descriptors of another tool, in its units; no MMA network gives any, and they are of no family."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All descriptor names in their order: valence-arousal, expressions, action units."""
-        return (*self.valence_arousal, *self.expressions, *self.action_units)
+        """All descriptor names in their order: valence-arousal, expressions, action units, another tool's."""
+        return (*self.valence_arousal, *self.expressions, *self.action_units, *self.foreign)
 
     @property
     def families(self) -> dict[str, tuple[str, ...]]:
@@ -72,3 +74,20 @@ ABAW22 = DescriptorSet(
 """The ABAW label space: 2 + 8 + 12 numbers a frame."""
 
 DESCRIPTOR_SETS = {each.name: each for each in (MMA26, ABAW22)}
+"""Those that an MMA network can give, by name."""
+
+_OPENFACE_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26)
+
+OPENFACE = DescriptorSet(
+    name="openface",
+    valence_arousal=(),
+    expressions=(),
+    action_units=(),
+    foreign=(
+        *(f"{unit}_r" for unit in _action_units(*_OPENFACE_UNITS, 45)),
+        *(f"{unit}_c" for unit in _action_units(*_OPENFACE_UNITS, 28, 45)),
+        *("gaze_angle_x", "gaze_angle_y", "pose_Rx", "pose_Ry", "pose_Rz"),
+    ),
+)
+"""What OpenFace 2 tells of a frame, under its names and in its units: 17 intensities of action units (`_r`, 0 to 5), 18
+presences (`_c`, 0 or 1), the direction of the gaze and the turn of the head (radians)."""

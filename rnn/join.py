@@ -53,10 +53,10 @@ def join(labels: ReactionLabels, feature_ids: Sequence[str]) -> Join:
         ours = feature_ids[0] if len(feature_ids) else "none at all"
         theirs = labels.video_ids[0] if labels.video_ids else "none at all"
         raise ValueError(
-            f"no video of the store stands in the labels: ids there are such as {ours!r}, here such as {theirs!r}; "
-            "extract --video-id decides how videos are named"
+            f"no video of the store stands in the labels: the store names them such as {ours!r}, the labels such as "
+            f"{theirs!r}; extract --video-id decides how a store names videos"
         )
-    known: npt.NDArray[np.bool_] = np.asarray(~np.isnan(labels.values).all(axis=1))
+    known = labels.labelled
     matched = index[index >= 0]
     there = set(feature_ids)
     return Join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,8 @@ def submission_csv(video_ids: Sequence[str], values: npt.ArrayLike, *, brackets:
     if not np.isfinite(table).all():
         raise ValueError(f"the predictions of {video_ids[int(np.argwhere(~np.isfinite(table))[0][0])]} are not finite")
     if len(set(video_ids)) < len(video_ids):
-        raise ValueError("a video has two rows of predictions")
+        twice = next(video for video, rows in Counter(video_ids).items() if rows > 1)
+        raise ValueError(f"{twice!r} has two rows of predictions")
     sheet = io.StringIO(newline="")
     writer = csv.writer(sheet, lineterminator="\n")
     writer.writerow(("File_ID", *REACTIONS))

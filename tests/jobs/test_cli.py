@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from jobs import train_mma
+from jobs import train, train_mma
 from jobs.cli import JOBS, main, parse_options
 from jobs.outcome import InputError
 from mma.training.options import TrainingOptions
+from rnn.network import NetworkConfig
+from rnn.training.options import FitOptions
 
 
 def command(*arguments: str, **settings) -> subprocess.CompletedProcess:
@@ -101,12 +103,12 @@ def test_help_for_a_reader_that_goes_away_is_no_error():
 
 
 def shown_options(kind: type, prefix: str = "") -> set[str]:
-    """The flags of a job's options, those of dataclasses inside among them; `training` has no name of its own."""
+    """The flags of a job's options, those of dataclasses inside among them; `training` and `run` have none."""
     flags = set()
     for field in dataclasses.fields(kind):
         inner = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
         if inner is not None:
-            flags |= shown_options(inner, prefix if field.name == "training" else f"{prefix}{field.name}.")
+            flags |= shown_options(inner, prefix if field.name in ("training", "run") else f"{prefix}{field.name}.")
         else:
             flags.add(f"--{prefix}{field.name.replace('_', '-')}")
     return flags
@@ -148,7 +150,7 @@ def training_settings(tmp_path, text: str, *flags: str) -> train_mma.Options:
 def test_a_file_reaches_options_inside_options(tmp_path):
     read = training_settings(tmp_path, SETTINGS)
     assert (read.labels, read.mix) == (("synth=a", "rafdb=b"), ("synth=2", "rafdb=1"))
-    assert (read.worker_cpus, read.tracking) == (1.5, False)
+    assert (read.run.worker_cpus, read.run.tracking) == (1.5, False)
     assert (read.training.batch_size, read.training.epochs) == (16, 3)
     assert (read.training.loss.matching, read.training.loss.soft_co_annotation) == ("to-au", True)
     assert dict(read.training.loss.action_unit_pos_weight) == {"AU01": 2.5, "AU26": 3.0}
@@ -161,13 +163,27 @@ def test_flags_win_over_the_file_inside_options_too(tmp_path):
     flags = ["--labels", "disfa=c", "--batch-size=8", "--loss.no-soft-co-annotation", "--augment.turn-deg", "1"]
     read = training_settings(tmp_path, SETTINGS, *flags, "--tracking")
     assert read.labels == ("disfa=c",)
-    assert (read.training.batch_size, read.training.epochs, read.tracking) == (8, 3, True)
+    assert (read.training.batch_size, read.training.epochs, read.run.tracking) == (8, 3, True)
     assert (read.training.loss.soft_co_annotation, read.training.augment.turn_deg) == (False, 1)
 
 
 def test_a_flag_written_with_underscores_wins_too(tmp_path):
     read = training_settings(tmp_path, SETTINGS, "--batch_size", "8", "--loss.no_soft_co_annotation")
     assert (read.training.batch_size, read.training.loss.soft_co_annotation) == (8, False)
+
+
+def test_a_preset_sets_what_neither_flags_nor_the_file_do(tmp_path):
+    (tmp_path / "options.yaml").write_text("network: {units: 96}\nfit: {epochs: 7}")
+    words = ["--store", "s", "--labels", "l", "--out", "o"]
+    plain = parse_options(train.Options, "train", words)
+    assert (plain.preset, plain.network.readout, plain.fit.optimiser) == ("recommended", "masked-statistics", "adamw")
+    paper = parse_options(train.Options, "train", [*words, "--preset=paper"])
+    assert (paper.network, paper.fit) == (NetworkConfig(), FitOptions())
+    assert (paper.network.readout, paper.network.units, paper.fit.learning_rate) == ("routed-dense", 128, 1e-4)
+    mixed = [*words, "--config", str(tmp_path / "options.yaml"), "--fit.optimiser", "sgd"]
+    read = parse_options(train.Options, "train", mixed)
+    assert (read.network.units, read.fit.epochs, read.fit.optimiser) == (96, 7, "sgd")
+    assert read.network.readout == "masked-statistics"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""From mp4 to prediction on people whom neither network has seen: how much of the true descriptors' score is left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cluster.storage import Folder
+from tests.studies.mp4_to_prediction import study
+
+LEARNING = "--trunk tiny --learning-rate 5e-3 --balance 0.4 --loss.action-unit-weight 8 --loss.matching off".split()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_most_of_the_score_survives_the_way_from_mp4(run_job, tmp_path):
+    """`MMA_MRNNET_TARGET_MMA` names an MMA network of other people's frames that is there already."""
+    mma = os.environ.get("MMA_MRNNET_TARGET_MMA")
+    if mma is None:
+        others = tmp_path / "others"
+        assert (
+            run_job("synth", "--out", others, "--videos", 14000, "--seconds", "2,4", "--fps", 1, "--seed", 41).code == 0
+        )
+        ran = run_job(
+            "train-mma",
+            "--labels",
+            f"synth={others}",
+            "--out",
+            tmp_path / "mma",
+            *LEARNING,
+            "--epochs",
+            10,
+            "--no-tracking",
+        )
+        assert ran.code == 0, ran.told
+        mma = str(tmp_path / "mma")
+    corpus, store = tmp_path / "corpus", tmp_path / "store"
+    assert run_job("synth", "--out", corpus, "--videos", 400, "--seconds", "3,8", "--fps", 12, "--seed", 97).code == 0
+    ran = run_job("extract", "--videos", corpus, "--store", store, "--mma", mma)
+    assert ran.code == 0, ran.told
+    found = study(Folder(str(corpus)), Folder(str(store)), Path(tmp_path / "scratch"))
+    print(found)
+    assert found["median_descriptor_r"] >= 0.7
+    assert found["ratio"]["ratio"] >= 0.85
+    assert found["ratio"]["low"] >= 0.75
