@@ -25,7 +25,7 @@ from jobs.cropping import ensure_crops
 from jobs.detector import face_settings
 from jobs.label_sets import NamedSet, mix_shares, read_sets, sample_table, told_samples
 from jobs.mma_training import SAMPLES_FILE, SCORES_FILE, START_FILE, WorkerConfig, train_worker
-from jobs.model_card import CARD_FILE, mma_card
+from jobs.model_card import CARD_FILE, mma_card, people_by_split
 from jobs.models import MODEL_FILE, read_prior, start_network
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import EpochProgress, say
@@ -188,9 +188,12 @@ class MMARun(TrainingRun):
         }
         written = json.dumps(scores, indent=1).encode()
         left = {METRICS_FILE: written, PICTURE_FILE: draw_training(scores), MODEL_FILE: files[MODEL_FILE]}
-        self.leave({**left, CARD_FILE: mma_card(self.record, scores, files[MODEL_FILE]).encode()}, summary)
+        with input_errors(*STORE_ERRORS, option="--out"):
+            samples = pq.read_table(io.BytesIO(self.folder.read(SAMPLES_FILE)), columns=["set", "split", "subject"])
+        card = mma_card(self.record, scores, files[MODEL_FILE], people_by_split(samples)).encode()
+        self.leave({**left, CARD_FILE: card}, summary)
         numbers = {f"{scores['split']}_{name}": value for name, value in metrics.items()}
-        self.log_result(numbers, {MODEL_FILE: files[MODEL_FILE], METRICS_FILE: written})
+        self.log_result(numbers, {MODEL_FILE: files[MODEL_FILE], METRICS_FILE: written, CARD_FILE: card})
         if metrics:
             say(f"{scores['split']}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         return Outcome(summary=summary, exit_code=DONE)

@@ -26,7 +26,7 @@ SPLIT_WORDS = {
     "test": "test",
 }
 EMI = frozenset({"determination", "excitement"})
-"""Columns that the EMI challenge has and Hume-Reaction has not; the other four could be mistaken for it."""
+"""Columns that tell a file of the EMI challenge, some of whose others are reactions as well."""
 TOLERANCE = 1e-6
 OLDEST_YEARS = 130
 
