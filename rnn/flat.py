@@ -81,7 +81,7 @@ def flat_videos(folders: Sequence[ReadableFolder], spec: Mapping[str, Any], step
     def build(path: Path) -> None:
         _build(path, [(folder, name) for folder, name, _ in files], names, step_s)
 
-    values, facts = read_flat(built_once(scratch, "grid", key, build), len(names))
+    values, facts = built_once(scratch, "grid", key, build, lambda path: read_flat(path, len(names)))
     offsets = np.concatenate([[0], np.cumsum(facts["steps"].to_numpy())]).astype(np.int64)
     return GridVideos(names=names, step_s=step_s, values=values, offsets=offsets, facts=facts.select(list(VIDEO_FACTS)))
 

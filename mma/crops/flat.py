@@ -40,8 +40,13 @@ def flat_faces(folder: ReadableFolder, rows: pa.Table, scratch: Path) -> NDArray
     keys = Keys(rows)
     files = sorted((entry.name, entry.bytes) for entry in folder.list(suffix=".parquet") if entry.name[0] not in "_.")
     name = f"{digest(folder.display, files, keys.digest())}.uint8"
-    path = built_once(scratch, "crops", name, lambda path: _build(folder, [name for name, _ in files], keys, path))
-    return mapped(path, np.uint8, (-1, *CROP_SHAPE))
+    return built_once(
+        scratch,
+        "crops",
+        name,
+        lambda path: _build(folder, [name for name, _ in files], keys, path),
+        lambda path: mapped(path, np.uint8, (-1, *CROP_SHAPE)),
+    )
 
 
 def _build(folder: ReadableFolder, names: list[str], keys: Keys, path: Path) -> None:

@@ -13,9 +13,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Mapped = TypeVar("Mapped")
 
 
 def digest(*told: object) -> str:
@@ -23,10 +26,13 @@ def digest(*told: object) -> str:
     return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
 
 
-def built_once(scratch: Path, kind: str, name: str, build: Callable[[Path], None]) -> Path:
-    """The file `<kind>-<name>` of a scratch folder, built at a temporary path first where it is not there.
+def built_once(
+    scratch: Path, kind: str, name: str, build: Callable[[Path], None], use: Callable[[Path], Mapped]
+) -> Mapped:
+    """What `use` makes of the file `<kind>-<name>` of a scratch folder, which `build` makes where it is not there.
 
-    Whoever comes meanwhile waits. Files of the same kind that nobody maps are deleted before another is built.
+    Whoever comes meanwhile waits, until `use` has mapped the file too: files of the same kind that nobody maps are
+    deleted before another is built.
     """
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = scratch / f"{kind}-{name}"
@@ -39,8 +45,7 @@ def built_once(scratch: Path, kind: str, name: str, build: Callable[[Path], None
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-        os.utime(path)
-    return path
+        return use(path)
 
 
 def mapped(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:

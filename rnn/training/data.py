@@ -144,7 +144,7 @@ def prepared_splits(
             told = json.dumps(normaliser.to_dict() if normaliser else {})
             end_flat(target, total, table.replace_schema_metadata({"normaliser": told}))
 
-    values, table = read_flat(built_once(scratch, "sequences", key, build), len(names))
+    values, table = built_once(scratch, "sequences", key, build, lambda path: read_flat(path, len(names)))
     normaliser = Normaliser.from_dict(json.loads(table.schema.metadata[b"normaliser"]))
     rows, steps = table["row"].to_numpy(), table["steps"].to_numpy()
     ends = np.cumsum(steps)
