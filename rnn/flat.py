@@ -83,7 +83,8 @@ def flat_videos(folders: Sequence[ReadableFolder], spec: Mapping[str, Any], step
 
     values, facts = built_once(scratch, "grid", key, build, lambda path: read_flat(path, len(names)))
     offsets = np.concatenate([[0], np.cumsum(facts["steps"].to_numpy())]).astype(np.int64)
-    return GridVideos(names=names, step_s=step_s, values=values, offsets=offsets, facts=facts.select(list(VIDEO_FACTS)))
+    facts = facts.select(list(VIDEO_FACTS))
+    return GridVideos(names=names, step_s=step_s, values=values, offsets=offsets, facts=facts, key=key)
 
 
 def read_flat(path: Path, columns: int) -> tuple[npt.NDArray[np.float32], pa.Table]:

@@ -42,6 +42,12 @@ fewer), `face_px` the median side of the face's box."""
 UNEVEN = 0.05
 """Largest difference of frame intervals, as a share, up to which one grid is taken without being asked."""
 
+SPARSEST = 100
+"""Steps a frame beyond which a video's time stamps are taken for broken: a file of three frames whose last stamp is
+wrong would fill the memory with unknown steps."""
+BROKEN_STAMPS = "BrokenTimeStamps"
+"""`error_type` of such a video: it counts as one that could not be read."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GridVideos:
@@ -105,7 +111,8 @@ def to_grid(rows: pa.Table, names: Sequence[str], step_s: float) -> GridVideos:
     """The videos of these rows on a grid of `step_s`.
 
     A step takes the nearest frame, if it lies within half a step or half the video's own frame interval, whichever is
-    longer. Raises ValueError for descriptors that the rows lack, and a chunk that stands there twice.
+    longer. A video of which next to all steps would lie in gaps (`SPARSEST`) has none, and counts as failed.
+    Raises ValueError for descriptors that the rows lack, and a chunk that stands there twice.
     """
     if lacking := [name for name in names if name not in rows.column_names]:
         raise ValueError(f"the store has no descriptor {', '.join(lacking)}")
@@ -121,6 +128,8 @@ def to_grid(rows: pa.Table, names: Sequence[str], step_s: float) -> GridVideos:
     first_s, last_s = np.zeros(len(ids)), np.zeros(len(ids))
     first_s[some], last_s[some] = times[frame_offsets[:-1][some]], times[frame_offsets[1:][some] - 1]
     steps = np.where(some, np.floor((last_s - first_s) / step_s + 0.5).astype(np.int64) + 1, 0)
+    broken = steps > SPARSEST * frames
+    steps[broken] = 0
     offsets = np.concatenate([[0], np.cumsum(steps)])
     video = np.repeat(np.arange(len(ids)), steps)
     wanted_s = first_s[video] + (np.arange(offsets[-1]) - offsets[video]) * step_s
@@ -130,7 +139,7 @@ def to_grid(rows: pa.Table, names: Sequence[str], step_s: float) -> GridVideos:
     grid = np.full((offsets[-1], len(names)), np.nan, np.float32)
     grid[there] = values[nearest[there]]
     counted = np.add.reduceat(np.append(known, False), frame_offsets[:-1])[: len(ids)] * some if len(ids) else frames
-    facts = _facts(rows, ids, first_row, frames, counted, intervals, frame_offsets, known)
+    facts = _facts(rows, ids, first_row, frames, counted, intervals, frame_offsets, known, broken)
     return GridVideos(names=tuple(names), step_s=step_s, values=grid, offsets=offsets, facts=facts)
 
 
@@ -209,6 +218,7 @@ def _facts(
     intervals: npt.NDArray[np.float64],
     frame_offsets: Indices,
     known: npt.NDArray[np.bool_],
+    broken: npt.NDArray[np.bool_],
 ) -> pa.Table:
     starts = first_row[:-1]
     failed = pc.equal(rows["status"], s.FAILED).to_numpy()
@@ -220,6 +230,9 @@ def _facts(
     statuses = np.array(firsts["status"].to_pylist(), object)
     statuses[any_failed & readable] = s.PARTIAL
     statuses[readable & (frames_known == 0)] = s.NO_FACE
+    statuses[broken] = s.FAILED
+    errors = np.array(_first_errors(rows, failed, first_row), object)
+    errors[broken] = BROKEN_STAMPS
     partial = np.flatnonzero(statuses == s.PARTIAL)
     duration_s = firsts["duration_s"].to_numpy(zero_copy_only=False).astype(np.float64)
     expected = frames.copy()
@@ -229,7 +242,7 @@ def _facts(
     columns = {
         "video_id": ids,
         "status": statuses.tolist(),
-        "error_type": _first_errors(rows, failed, first_row),
+        "error_type": errors.tolist(),
         "uri": firsts["uri"],
         "frames": frames,
         "frames_known": frames_known,

@@ -235,6 +235,10 @@ def load_model(content: bytes, *, name: str) -> ReactionModel:
             Calibration(slope=tuple(each["slope"]), offset=tuple(each["offset"])) for each in told["calibrations"]
         )
         seeds = tuple(told["seeds"])
+        if {len(each) for each in vars(normaliser).values()} != {told["network"]["inputs"]}:
+            raise ValueError("its normaliser is not of the descriptors that its network takes: take the original file")
+        if not seeds or len(calibrations) != len(seeds):
+            raise ValueError(f"it has {len(calibrations)} calibrations of {len(seeds)} seeds: take the original file")
         tensors = safetensors.torch.load(content)
         networks = []
         for seed in seeds:
@@ -243,18 +247,18 @@ def load_model(content: bytes, *, name: str) -> ReactionModel:
             check_fit(network.state_dict(), own, name, f"a {config.cell} with the readout {config.readout}")
             network.load_state_dict(own)
             networks.append(network.eval())
+        return ReactionModel(
+            networks=tuple(networks),
+            seeds=seeds,
+            calibrations=calibrations,
+            sequence=sequence,
+            normaliser=normaliser,
+            step_s=float(told["step_s"]),
+            fallback=tuple(told["fallback"]),
+            spec=told["spec"],
+            record=told["record"],
+        )
     except (KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{name} has unreadable metadata or weights ({error!r}): take the original file") from None
     except ValueError as error:
-        raise ValueError(f"{error}" if name in str(error) else f"{name}: {error}") from None
-    return ReactionModel(
-        networks=tuple(networks),
-        seeds=seeds,
-        calibrations=calibrations,
-        sequence=sequence,
-        normaliser=normaliser,
-        step_s=float(told["step_s"]),
-        fallback=tuple(told["fallback"]),
-        spec=told["spec"],
-        record=told["record"],
-    )
+        raise ValueError(f"{error}" if str(error).startswith(name) else f"{name}: {error}") from None

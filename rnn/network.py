@@ -92,7 +92,7 @@ def _seen(length: int, steps: int, how: Lengths) -> npt.NDArray[np.int64] | None
 
 
 class RecurrentLayers(nn.Module):
-    """The recurrent layers: (B, l, D) with true lengths -> states (B, l, directions * units), 0 beyond them."""
+    """The recurrent layers: (B, l, D) with true lengths -> states (B, l, directions * units), for a Mask to cut."""
 
     def __init__(self, inputs: int, config: NetworkConfig) -> None:
         super().__init__()

@@ -92,25 +92,34 @@ def steps(world: World, *, size: int, count: int = 20, **settings: Any) -> dict[
     }
 
 
-def epochs(world: World) -> dict[str, Any]:
-    """Two epochs as the job runs them, with their validation scores."""
+def epochs(world: World, *, stopped: bool = False) -> dict[str, Any]:
+    """Two epochs as the job runs them, with their validation scores; `stopped`: another training takes up the second
+    from the state after the first."""
     training = made_training(world, rule="adamw", size=13, rate=0.01)
-    list(zip(range(2), training.epochs()))
+    if stopped:
+        next(training.epochs())
+        first, training = training, made_training(world, rule="adamw", size=13, rate=0.01)
+        training.resume(first.state())
+    while training.progress.epochs_done < 2:
+        next(training.epochs())
     kept = ("loss_total", "val_mean_pearson", "val_mean_ccc")
     return {
         "history": [{name: entry[name] for name in kept} for entry in training.progress.history],
         "predictions": training.predict(training.val.sequences),
+        "routed": {name: each.numpy().copy() for name, each in training.routed.state_tensors().items()},
     }
 
 
 CASES: Cases = {
     "sgd, 12": ((2,), lambda world: steps(world, size=12)),
     "sgd, 13": ((2, 3), lambda world: steps(world, size=13)),
+    "sgd, 9": ((4,), lambda world: steps(world, size=9)),
     "sgd, 8": ((3,), lambda world: steps(world, size=8, readout="masked-statistics", bidirectional=True, cell="lstm")),
     "adam, float32": ((2,), lambda world: steps(world, size=13, rule="adam", dtype=torch.float32, rate=0.003)),
     "adam": ((2,), lambda world: steps(world, size=13, rule="adam", rate=0.01)),
     "adamw": ((2,), lambda world: steps(world, size=13, rule="adamw", rate=0.01)),
     "epochs": ((2,), epochs),
+    "epochs, stopped in between": ((2,), lambda world: epochs(world, stopped=True)),
 }
 """Name -> the worlds it is run in beside a world of one, and what it is."""
 

@@ -1,7 +1,7 @@
 """Small made trainings, and the same trainings in several real processes on this machine.
 
-`python training_worlds.py FOLDER RANK` is one of the processes: it runs the cases of a world of three, then those of a
-world of two, and leaves its numbers in FOLDER.
+`python training_worlds.py FOLDER RANK` is one of the processes: it runs the cases of the largest world, then those of
+the next, and leaves its numbers in FOLDER.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def run_worlds(
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, script, str(folder)]
-    logs = [(folder / f"log-{rank}").open("w+") for rank in range(3)]
+    logs = [(folder / f"log-{rank}").open("w+") for rank in range(_world_sizes(cases)[0])]
     children = [
         subprocess.Popen([*command, str(rank)], env=environment, stdout=log, stderr=subprocess.STDOUT)
         for rank, log in enumerate(logs)
@@ -182,7 +182,7 @@ def run_worlds(
             child.kill()
         for log in logs:
             log.close()
-    assert codes == [0, 0, 0], "\n".join((folder / f"log-{rank}").read_text()[-2000:] for rank in range(3))
+    assert not any(codes), "\n".join((folder / f"log-{rank}").read_text()[-2000:] for rank in range(len(codes)))
     found = {}
     for name, (sizes, _) in cases.items():
         for size in sizes:
@@ -191,10 +191,15 @@ def run_worlds(
     return found
 
 
+def _world_sizes(cases: Cases) -> list[int]:
+    """Of all cases, the largest first."""
+    return sorted({size for sizes, _ in cases.values() for size in sizes}, reverse=True)
+
+
 def one_of(folder: Path, rank: int, cases: Cases = CASES) -> None:
     """What one of the processes does."""
     torch.set_num_threads(1)
-    for size in (3, 2):
+    for size in _world_sizes(cases):
         if rank >= size:
             return
         meeting = f"file://{folder}/meeting-{size}"

@@ -116,7 +116,7 @@ def prepared_splits(
         raise ValueError("--sequence.normalise subject needs the subject of every video: give --subjects")
     split = np.array(samples["split"].to_pylist(), object)
     key = digest(
-        grid.key or digest(grid.values.tobytes()),
+        grid.key or digest(grid.values.tobytes(), grid.offsets.tolist(), grid.video_ids, grid.step_s),
         *(samples[name].to_pylist() for name in ("video_id", "split", "subject")),
         vars(options),
     )

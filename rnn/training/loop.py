@@ -168,8 +168,9 @@ class ReactionTraining:
         return self.options.learning_rate * min(rising, falling)
 
     def score(self, split: LabelledSequences | None) -> dict[str, Any] | None:
-        """The scores of the whole split, by every rank together; None where there is none."""
-        if split is None or not len(split):
+        """The scores of the whole split, by every rank together; None where there is none, or it has no label: a score
+        of 0 would choose the first epoch."""
+        if split is None or not np.isfinite(split.labels).any():
             return None
         return ReactionMetrics.of(self.predict(split.sequences), split.labels).scores()
 

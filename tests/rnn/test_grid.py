@@ -14,7 +14,7 @@ from mma.store import schema as s
 from mma.store.rows import settle_video
 from mma.store.writer import StoreWriter, settle_spec
 from rnn.flat import flat_videos, stores_spec, stores_step
-from rnn.grid import common_interval, frame_intervals, to_grid
+from rnn.grid import BROKEN_STAMPS, SPARSEST, common_interval, frame_intervals, to_grid
 
 SPEC = s.make_spec(
     descriptors=MMA26,
@@ -69,6 +69,19 @@ def test_a_failed_chunk_in_mid_video_is_unknown_time_and_makes_it_partial():
         assert found[10:] == [10, 11, 12, 13, 14]
         facts = grid.facts.to_pylist()[0]
         assert (facts["status"], facts["frames_known"], facts["frames_expected"]) == (s.PARTIAL, 10, 15)
+
+
+def test_a_gap_beyond_all_measure_makes_no_endless_sequence():
+    """A stamp of a damaged file a year late would be gigabytes of unknown steps; its neighbours keep theirs."""
+    rows = pa.concat_tables(
+        [settled(video("a", [0, 0.1])), settled(video("b", [0, 0.1, 3e7])), settled(video("c", [0]))]
+    )
+    grid = to_grid(rows, MMA26.names, 0.1)
+    assert np.diff(grid.offsets).tolist() == [2, 0, 1]
+    assert grid.facts["status"].to_pylist() == ["ok", "failed", "ok"]
+    assert grid.facts["error_type"].to_pylist() == [None, BROKEN_STAMPS, None]
+    sparse = to_grid(settled(video("d", np.arange(5) * SPARSEST * 0.099)), MMA26.names, 0.1)
+    assert len(sparse.values) == round(4 * SPARSEST * 0.99) + 1  # a frame every 10 s is still a video
 
 
 def test_frames_without_a_face_are_unknown_steps():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Callable
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from made_grid import failed, settled, video
@@ -10,8 +15,8 @@ from reaction_worlds import made_videos
 
 from mma.checkpoint import dump_mma
 from mma.network import MMAConfig, random_mma
-from rnn.grid import GridVideos
-from rnn.model import ReactionModel, fit_calibration, load_model
+from rnn.grid import GridVideos, to_grid
+from rnn.model import METADATA_KEY, ReactionModel, fit_calibration, load_model
 from rnn.network import NetworkConfig, random_rnn
 from rnn.reactions import REACTIONS
 from rnn.sequences import SequenceOptions, fit_normaliser
@@ -22,10 +27,6 @@ NAMES = ("valence", "arousal")
 
 
 def grid_of(*chunks) -> GridVideos:
-    import pyarrow as pa
-
-    from rnn.grid import to_grid
-
     return to_grid(pa.concat_tables(chunks), NAMES, 0.1)
 
 
@@ -100,19 +101,52 @@ def test_a_file_gives_the_same_predictions_to_the_bit():
 def test_what_is_no_model_is_refused_in_one_line():
     good = made_model().dump()
     other = dump_mma(random_mma(MMAConfig(trunk="tiny"), 0), {})
-    wrong = good.replace(REACTIONS[0].encode(), b"Admiration")
+    wrong = good.replace(REACTIONS[0].encode(), b"Affection")  # as long, so that the file is whole
+    assert len(wrong) == len(good)
     for content, words in [
         (b"\x80\x04pickle", "m is a PyTorch pickle"),
         (b"PK\x03\x04zip", "m is a PyTorch pickle"),
         (other, "m holds no masked RNN"),
         (good[:100], "m is not a safetensors file"),
-        (good[:-50], "m"),
-        (wrong, "m"),
-        (b"", "m"),
+        (good[:-50], "m has unreadable metadata or weights"),
+        (wrong, r"m: its reactions are \['Affection', .*not Adoration"),
+        (edited(good, lambda told: told.pop("fallback")), r"m has unreadable .*'fallback'"),
+        (edited(good, lambda told: told["calibrations"].pop()), "m: it has 1 calibrations of 2 seeds"),
+        (edited(good, lambda told: told["normaliser"]["mean"].pop()), "m: its normaliser is not of the descriptors"),
+        (edited(good, lambda told: told["network"]["config"].update(units=5)), "m holds recurrent.layers.weight_ih_l0"),
+        (edited(good, lambda told: told.update(format_version=9)), "m: it is of format 9, newer than 1"),
+        (b"", "m is not a safetensors file"),
     ]:
         with pytest.raises(ValueError, match=words) as caught:
             load_model(content, name="m")
         assert "\n" not in str(caught.value)
+
+
+def edited(content: bytes, change: Callable[[dict], object]) -> bytes:
+    """The file of a model with something else in its metadata."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    told = json.loads(header["__metadata__"][METADATA_KEY])
+    change(told)
+    header["__metadata__"][METADATA_KEY] = json.dumps(told)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+@pytest.mark.parametrize("normalise", ["corpus", "video", "subject"])
+def test_videos_of_which_none_has_a_face_get_the_fall_back_row(normalise):
+    model = dataclasses.replace(made_model(), sequence=SequenceOptions(normalise=normalise))
+    grid = grid_of(settled(failed("broken")), settled(video("faceless", [0, 0.1], faces=[False] * 2)))
+    found = model.predict(grid, np.array([0, 0]))
+    assert found.status == ["failed", "no_face"]
+    np.testing.assert_allclose(found.values, [model.fallback] * 2)
+
+
+def test_a_video_whose_time_stamps_are_broken_is_one_that_failed():
+    found = made_model().predict(grid_of(settled(video("a", [0, 0.1])), settled(video("b", [0, 0.1, 1e7]))))
+    assert (found.status, found.steps.tolist()) == (["ok", "failed"], [2, 0])
+    assert np.isfinite(found.values).all()
 
 
 def test_another_step_and_missing_descriptors_are_refused():

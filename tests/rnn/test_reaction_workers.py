@@ -12,7 +12,7 @@ from training_worlds import one_thread, run_worlds  # noqa: F401
 
 from mma.training.world import World
 
-STEPS = [(name, size) for name, (sizes, _) in CASES.items() for size in sizes if name != "epochs"]
+STEPS = [(name, size) for name, (sizes, _) in CASES.items() for size in sizes if not name.startswith("epochs")]
 EXACT = [case for case in STEPS if "float32" not in case[0]]
 
 
@@ -59,18 +59,24 @@ def test_twenty_steps_of_adam_in_float32_end_where_one_worker_ends(worlds):
 
 
 @pytest.mark.parametrize("name", ["sgd, 13", "adam", "adamw"])
-def test_counters_and_moments_of_the_routed_layer_are_those_of_one_worker(worlds, name):
-    expected = alone(name)["routed"]
-    assert expected["0/count"].max() == 20
+def test_the_routed_layer_with_its_counters_and_moments_is_that_of_one_worker(worlds, name):
+    """That of one worker follows a dense optimiser block by block: `test_routed`."""
+    expected = alone(name)
+    assert expected["routed"]["0/count"].max() == 20
     for found in worlds[name, 2]:
-        for key, value in expected.items():
+        for key, value in expected["routed"].items():
             np.testing.assert_allclose(found["routed"][key], value, rtol=0, atol=1e-8, err_msg=key)
+        weight = "readout.dense.weight"
+        np.testing.assert_allclose(found["end"][weight], expected["end"][weight], rtol=0, atol=1e-8)
 
 
-def test_whole_epochs_are_those_of_one_worker(worlds):
-    """The same order of videos, losses, validation scores and predictions on every rank."""
+@pytest.mark.parametrize("name", ["epochs", "epochs, stopped in between"])
+def test_whole_epochs_are_those_of_one_worker(worlds, name):
+    """The same order of videos, losses, validation scores and predictions on every rank, also after a resumption."""
     expected = alone("epochs")
-    for found in worlds["epochs", 2]:
+    for found in worlds[name, 2]:
+        for key, value in expected["routed"].items():
+            np.testing.assert_allclose(found["routed"][key], value, rtol=0, atol=1e-8, err_msg=key)
         for theirs, ours in zip(found["history"], expected["history"], strict=True):
             assert theirs == pytest.approx(ours, abs=1e-7)
         np.testing.assert_allclose(found["predictions"], expected["predictions"], rtol=0, atol=1e-6)

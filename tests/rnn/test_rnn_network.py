@@ -41,8 +41,9 @@ def test_a_prediction_depends_on_no_company(readout, cell, bidirectional):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("filling", [0.0, 7.0, float("nan"), float("inf")])
-def test_content_and_amount_of_padding_cannot_matter(readout, bidirectional, dtype, within, filling):
-    config = NetworkConfig(readout=readout, bidirectional=bidirectional, units=7, dense_width=4)
+@pytest.mark.parametrize("cell", CELLS)
+def test_content_and_amount_of_padding_cannot_matter(cell, readout, bidirectional, dtype, within, filling):
+    config = NetworkConfig(cell=cell, readout=readout, bidirectional=bidirectional, units=7, dense_width=4)
     torch.manual_seed(0)
     recurrent = RecurrentLayers(WIDTH, config).to(dtype)
     layer = ReadoutLayer(7 * (1 + bidirectional), LONGEST, config).to(dtype)
@@ -147,6 +148,41 @@ def test_the_network_is_what_its_equations_say(readout, cell):
         ours = network(videos).numpy()
     expected = np.stack([reference(config, weights, each.numpy()) for each in videos])
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_layers_both_ways_are_what_their_equations_say(cell):
+    """The way back begins at each video's own last step; the second layer sees both ways of the first."""
+    config = NetworkConfig(cell=cell, bidirectional=True, layers=2, units=4)
+    torch.manual_seed(1)
+    recurrent = RecurrentLayers(WIDTH, config).double()
+    weights = {name: each.numpy() for name, each in recurrent.layers.state_dict().items()}
+
+    def one_layer(number: int, x: np.ndarray) -> np.ndarray:
+        ways = []
+        for end, turned in [("", False), ("_reverse", True)]:
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            own = {f"recurrent.layers.{name}_l0": weights[f"{name}_l{number}{end}"] for name in names}
+            states = reference_states(cell, own, x[::-1] if turned else x)
+            ways.append(states[::-1] if turned else states)
+        return np.concatenate(ways, axis=1)
+
+    videos = sequences([5, 9, 1])
+    padded = torch.nn.utils.rnn.pad_sequence(videos, batch_first=True, padding_value=float("nan"))
+    with torch.inference_mode():
+        found = recurrent(padded, torch.tensor([5, 9, 1])).numpy()
+    for states, video in zip(found, videos, strict=True):
+        expected = one_layer(1, one_layer(0, video.numpy()))
+        np.testing.assert_allclose(states[: len(video)], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_a_rank_without_videos_still_has_a_graph(readout):
+    """Its backward has to pass the gather that the other ranks wait in."""
+    network = made_network(NetworkConfig(readout=readout, units=4, dense_width=3))
+    features = network.features([])
+    assert features.shape == (0, 3)
+    features.sum().backward()
 
 
 def test_no_mask_lets_what_runs_on_beyond_the_end_count():

@@ -100,6 +100,29 @@ def test_a_training_moves_only_what_its_batches_reach_also_after_a_resumption(ru
         torch.testing.assert_close(second.routed.state_tensors()[name], moments, rtol=0, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("rule", DENSE)
+def test_in_a_training_each_block_follows_a_dense_optimiser_of_the_batches_that_reach_it(rule):
+    """On the gradients that real steps leave, clipped as they are; batches of short videos between the others."""
+    training = made_training(rule=rule, rate=0.01)
+    weight, lengths = training.network.readout.dense.weight, training.train.sequences.lengths
+    blocks = [torch.nn.Parameter(block.clone()) for block in weight.detach()]
+    settings = {"sgd": {"momentum": 0.9}, "adam": {}, "adamw": {"weight_decay": 0.0}}[rule]
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[rule]
+    dense = [kind([block], lr=0.01, **settings) for block in blocks]
+    short = np.flatnonzero(lengths <= 7).astype(np.int64)
+    reached = set()
+    for number, batch in enumerate(made_batches(12, 12)):
+        own = np.random.default_rng(number).permutation(short)[:10] if number % 2 else batch
+        training.step(own)
+        longest = int(lengths[own].max())
+        reached.add(longest)
+        for t in range(longest):
+            blocks[t].grad = weight.grad[t].clone()
+            dense[t].step()
+    assert len(reached) > 1
+    torch.testing.assert_close(weight.detach(), torch.stack([each.detach() for each in blocks]), rtol=0, atol=1e-12)
+
+
 def test_the_layer_is_a_dense_one_over_the_steps_that_are_there():
     layer = RoutedDense(T, UNITS, WIDTH).double()
     states = torch.randn(4, 6, UNITS, dtype=torch.float64)
