@@ -40,7 +40,6 @@ from mma.store.schema import spec_differences
 from rnn.flat import flat_videos, stores_spec, stores_step
 from rnn.join import join
 from rnn.labels import ReactionLabels
-from rnn.network import STEP_WEIGHTS
 from rnn.reactions import REACTIONS
 from rnn.sequences import chosen_names
 from rnn.training.data import SAMPLE_SCHEMA, SPLITS, prepared_splits, steps_reached, told_reach
@@ -106,8 +105,8 @@ class ReactionRun(TrainingRun):
             raise InputError(f"--labels {display(options.labels)}: no labelled video of the split train has features")
         with input_errors(ValueError):
             splits, normaliser = prepared_splits(grid, samples, options.sequence, node_scratch(self.where.scratch))
-            if options.network.readout in STEP_WEIGHTS:
-                steps = steps_reached(splits, options.steps)
+            steps = steps_reached(splits, options.steps, options.network)
+            if options.network.limits_steps():
                 say(told_reach(splits["train"].sequences.lengths, steps))
         trained_on = len(splits["train"].sequences)
         batch = min(options.fit.batch_size, trained_on)

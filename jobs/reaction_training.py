@@ -86,7 +86,8 @@ def train_worker(config: dict[str, Any]) -> None:
     grid = flat_videos(told.stores, told.spec, told.step_s, scratch)
     splits, normaliser = prepared_splits(grid, read_samples(told.out), told.sequence, scratch)
     device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
-    runs = _Runs(told, splits, len(normaliser.names), steps_reached(splits, told.most_steps), device, current_world())
+    steps = steps_reached(splits, told.most_steps, told.network)
+    runs = _Runs(told, splits, len(normaliser.names), steps, device, current_world())
     runs.go_on()
     trained = [runs.trained(seed) for seed in told.seeds]
     model = finished_model(

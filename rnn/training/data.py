@@ -14,6 +14,7 @@ import pyarrow as pa
 from mma.store.flatfile import built_once, digest
 from rnn.flat import end_flat, read_flat
 from rnn.grid import GridVideos
+from rnn.network import NetworkConfig
 from rnn.reactions import REACTIONS
 from rnn.sequences import (
     Normaliser,
@@ -166,17 +167,17 @@ def prepared_splits(
     return splits, normaliser
 
 
-def steps_reached(splits: Mapping[str, SplitVideos], most: int | None) -> int:
-    """T of a network with weights a step: the longest training video, or `most`.
+def steps_reached(splits: Mapping[str, SplitVideos], most: int | None, network: NetworkConfig) -> int:
+    """T of a network: the longest training video, or `most`, where it has weights a step.
 
-    Raises ValueError where the longest is an outlier, so that most weights would be of next to no video.
+    Raises ValueError where the longest is then an outlier, so that most weights would be of next to no video.
     """
     lengths = splits["train"].sequences.lengths
     longest = int(lengths.max(initial=1))
     if most is not None:
         return min(most, longest)
     usual = float(np.quantile(lengths, 0.99)) if len(lengths) else longest
-    if longest > 1.5 * usual + 1:
+    if network.limits_steps() and longest > 1.5 * usual + 1:
         raise ValueError(
             f"the longest training video has {longest} steps, 99 % have {usual:.0f} or fewer: give --steps {usual:.0f} "
             f"(longer videos are then sampled evenly), or --steps {longest}"

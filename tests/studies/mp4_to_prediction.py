@@ -52,7 +52,7 @@ def out_of_fold(grid: GridVideos, samples: pa.Table, scratch: Path, say: Any = p
             samples.schema.get_field_index("split"), "split", pa.array(split.tolist(), pa.string())
         )
         splits, normaliser = prepared_splits(grid, own, sequence, scratch)
-        steps = steps_reached(splits, None)
+        steps = steps_reached(splits, None, network)
         trained = []
         for seed in range(SEEDS):
             training = ReactionTraining(
