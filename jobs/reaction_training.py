@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -36,7 +35,7 @@ from rnn.training.final import (
     split_predictions,
     split_scores,
 )
-from rnn.training.loop import ReactionTraining, predict
+from rnn.training.loop import ReactionTraining, predict_together
 from rnn.training.options import FitOptions
 
 SAMPLES_FILE, MODEL_FILE, LAST_FILE = "_samples.parquet", "mrnnet.safetensors", "last.safetensors"
@@ -191,11 +190,9 @@ class _Runs:
         """A finished seed's best network with its outputs for all splits, by every rank together."""
         done = self.done[seed]
         network = copy_of(MaskedRNN(self.inputs, self.steps, self.told.network), done["best"])
-        outputs = {}
-        for name, videos in self.splits.items():
-            count = len(videos.sequences)
-            part = predict(network, videos.sequences, np.arange(count)[self.world.slice_of(count)])
-            outputs[name] = np.concatenate(self.world.gather_objects(part))
+        outputs = {
+            name: predict_together(network, videos.sequences, self.world) for name, videos in self.splits.items()
+        }
         return TrainedSeed(
             seed=seed, network=network, outputs=outputs, best_epoch=done["best_epoch"], epochs=done["epochs"]
         )

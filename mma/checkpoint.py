@@ -41,14 +41,17 @@ class LoadedMMA(NamedTuple):
 
 
 def weights_sha256(network: MMANetwork) -> str:
-    """The network's identity: sha256 over names, dtypes, shapes and bytes of all parameters and buffers, by name.
+    """The network's identity: `tensors_sha256` of all parameters and buffers."""
+    return tensors_sha256(network.state_dict())
 
-    Independent of the file's layout, of the memory format and of the device.
-    """
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, by name; of the file's layout, the memory format and the device it
+    depends on none."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -8,7 +8,6 @@ no code. `ReactionModel.predict` gives a row for every video, also for those tha
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from mma.checkpoint import check_fit, project_version, read_header
+from mma.checkpoint import check_fit, project_version, read_header, tensors_sha256
 from mma.store import schema as s
 from rnn.grid import GridVideos
 from rnn.network import MaskedRNN, NetworkConfig, network_settings
@@ -175,11 +174,7 @@ class ReactionModel:
 
     def sha256(self) -> str:
         """The identity of all its weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._tensors().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return tensors_sha256(self._tensors())
 
     def dump(self) -> bytes:
         """The whole model as bytes. Raises ValueError where the record holds more than plain JSON values."""

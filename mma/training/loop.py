@@ -34,6 +34,7 @@ from mma.training.draw import (
     repeats,
 )
 from mma.training.options import TrainingOptions
+from mma.training.schedule import warmed_cosine
 from mma.training.state import Progress, dump_state, load_state
 from mma.training.world import World, gather_rows
 
@@ -105,20 +106,19 @@ class Training:
 
     def state(self) -> bytes:
         """What `resume` takes."""
-        return dump_state(self.network, self.average, self.best, self.optimiser, self.progress)
+        parts = {"average": self.average.state_dict(), "best": self.best}
+        return dump_state(self.network, self.optimiser, self.progress, parts)
 
     def resume(self, state: bytes) -> None:
         """Go on from where `state` was taken. Raises ValueError where it is of another network."""
-        self.best, self.progress = load_state(state, self.network, self.average, self.optimiser)
+        self.best, self.progress = load_state(
+            state, self.network, self.optimiser, lambda parts: self.average.load_state_dict(parts["average"])
+        )
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or the score has not risen for `patience` of them."""
-        done, patience = self.progress.epochs_done, self.options.patience
-        stalled = patience is not None and self.progress.best_score is not None
-        return done >= self.options.epochs or (
-            stalled and patience is not None and done - 1 - self.progress.best_epoch >= patience
-        )
+        return self.progress.ended(self.options.epochs, self.options.patience)
 
     def epochs(self) -> Iterator[dict[str, Any]]:
         """Train and score epoch after epoch; yields each one's entry of the history, the same on every rank."""
@@ -181,11 +181,7 @@ class Training:
 
     def learning_rate(self, step: int) -> float:
         """Rises linearly over the warm-up, then falls as half a cosine, towards 0 after the last step."""
-        total = self.total_steps
-        warm = max(1, round(self.options.warmup * total))
-        rising = min(1.0, (step + 1) / warm)
-        falling = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, total - warm)))
-        return self.options.learning_rate * min(rising, falling)
+        return self.options.learning_rate * warmed_cosine(step, self.total_steps, self.options.warmup)
 
     def evaluate(self, rows: npt.NDArray[np.int64], network: MMANetwork | None = None) -> Stage1Metrics | None:
         """The scores' counts over all of `rows`, by every rank together; None where there are none."""
@@ -247,9 +243,7 @@ class Training:
                     tensor.copy_(theirs[name])
 
     def _keep_best(self, value: float | None) -> None:
-        best = self.progress.best_score
-        if value is None or best is None or value > best:
-            self.progress.best_score, self.progress.best_epoch = value, self.progress.epochs_done
+        if self.progress.is_best(value):
             self.best = {name: tensor.clone() for name, tensor in self.average.state_dict().items()}
 
     def _sampling_weights(self) -> npt.NDArray[np.float64] | None:

@@ -1,13 +1,14 @@
 """The state of a training run between two epochs, as one safetensors file: what it takes to go on as if never stopped.
 
-Tensors are weights, their running mean, the best weights so far and the optimiser's moments; all numbers beside them
-are JSON in the metadata. Reading it executes no code.
+Tensors are weights, the best weights so far, the optimiser's moments and what else a stage has (a running mean of the
+weights; the routed layer's moments); all numbers beside them are JSON in the metadata. Reading it executes no code.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,51 +32,70 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     """An entry an epoch: its number, learning rate, losses by term, validation scores, seconds."""
 
+    def ended(self, epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or the score has not risen for `patience` of them."""
+        stalled = self.best_score is not None and patience is not None
+        return self.epochs_done >= epochs or (
+            stalled and patience is not None and self.epochs_done - 1 - self.best_epoch >= patience
+        )
+
+    def is_best(self, score: float | None) -> bool:
+        """Take note of this epoch's score; whether its weights are to be kept: none was better, or it has no score."""
+        if score is not None and self.best_score is not None and score <= self.best_score:
+            return False
+        self.best_score, self.best_epoch = score, self.epochs_done
+        return True
+
 
 def dump_state(
     network: nn.Module,
-    average: nn.Module,
-    best: Mapping[str, torch.Tensor],
     optimiser: torch.optim.Optimizer,
     progress: Progress,
+    parts: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> bytes:
-    """The whole state as bytes."""
+    """The whole state as bytes; `parts` are named tensors beside the network's own, the `best` weights among them."""
     tensors: dict[str, torch.Tensor] = {}
-    parts = {"network": network.state_dict(), "average": average.state_dict(), "best": best}
-    for part, state in parts.items():
+    for part, state in {"network": network.state_dict(), **parts}.items():
         tensors |= {f"{part}/{name}": tensor for name, tensor in state.items()}
     for name, parameter in _named(optimiser, network):
-        for key, value in optimiser.state[parameter].items():
-            tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value)
+        for key, value in optimiser.state.get(parameter, {}).items():
+            if value is not None:  # SGD's momentum before the first step
+                tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value)
     # Clones: the format refuses tensors that share memory, as a running mean of decay 0 does.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(copies, {METADATA_KEY: json.dumps(vars(progress), allow_nan=False)})
 
 
 def load_state(
-    content: bytes, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+    content: bytes,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    fill: Callable[[Mapping[str, dict[str, torch.Tensor]]], object],
 ) -> tuple[dict[str, torch.Tensor], Progress]:
-    """Fills networks and optimiser from the bytes; gives the best weights so far and the numbers.
+    """Fills network and optimiser from the bytes; gives the best weights so far and the numbers.
 
+    `fill` takes the other parts; its KeyError, RuntimeError or ValueError says that they do not fit.
     Raises ValueError where the state is of another network or damaged.
     """
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     try:
-        tensors = safetensors.torch.load(content)
+        parts: defaultdict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        for key, tensor in safetensors.torch.load(content).items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor
         length = int.from_bytes(content[:8], "little")
         progress = Progress(**json.loads(json.loads(content[8 : 8 + length])["__metadata__"][METADATA_KEY]))
-        network.load_state_dict(_part(tensors, "network"))
-        average.load_state_dict(_part(tensors, "average"))
-        best, moments = _part(tensors, "best"), _part(tensors, "optimiser")
-        if {name: tensor.shape for name, tensor in best.items()} != expected:
+        network.load_state_dict(parts["network"])
+        if {name: tensor.shape for name, tensor in parts["best"].items()} != expected:
             raise RuntimeError("the best weights are of another network")
+        fill(parts)
         for name, parameter in _named(optimiser, network):
-            state = {key.rpartition("/")[2]: value for key, value in moments.items() if key.startswith(f"{name}/")}
-            optimiser.state[parameter] = {key: _laid_like(parameter, key, value) for key, value in state.items()}
-    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+            moments = {k.rpartition("/")[2]: v for k, v in parts["optimiser"].items() if k.startswith(f"{name}/")}
+            optimiser.state[parameter] = {key: _laid_like(parameter, key, value) for key, value in moments.items()}
+    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"the training's state does not fit: {words}") from None
-    return best, progress
+    return parts["best"], progress
 
 
 def _laid_like(parameter: nn.Parameter, key: str, value: torch.Tensor) -> torch.Tensor:
@@ -90,7 +110,3 @@ def _laid_like(parameter: nn.Parameter, key: str, value: torch.Tensor) -> torch.
 def _named(optimiser: torch.optim.Optimizer, network: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     held = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
     return [(name, parameter) for name, parameter in network.named_parameters() if id(parameter) in held]
-
-
-def _part(tensors: Mapping[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
-    return {name[len(part) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{part}/")}

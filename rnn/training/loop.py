@@ -20,7 +20,8 @@ import torch.distributed as dist
 from torch import nn
 
 from mma.training.draw import batch_count, batches
-from mma.training.state import Progress
+from mma.training.schedule import warmed_cosine
+from mma.training.state import Progress, dump_state, load_state
 from mma.training.world import World, gather_rows
 from rnn.losses import reaction_loss, usable_reactions
 from rnn.metrics import ReactionMetrics
@@ -28,7 +29,6 @@ from rnn.network import MaskedRNN
 from rnn.routed import RoutedOptimiser
 from rnn.sequences import Sequences
 from rnn.training.options import FitOptions
-from rnn.training.state import dump_state, load_state
 
 EVAL_BATCH = 512
 """Videos that are scored at once."""
@@ -84,20 +84,19 @@ class ReactionTraining:
 
     def state(self) -> bytes:
         """What `resume` takes."""
-        return dump_state(self.network, self.best, self.optimiser, self.routed, self.progress)
+        parts = {"best": self.best, "routed": self.routed.state_tensors()}
+        return dump_state(self.network, self.optimiser, self.progress, parts)
 
     def resume(self, state: bytes) -> None:
         """Go on from where `state` was taken. Raises ValueError where it is of another network."""
-        self.best, self.progress = load_state(state, self.network, self.optimiser, self.routed)
+        self.best, self.progress = load_state(
+            state, self.network, self.optimiser, lambda parts: self.routed.load_state_tensors(parts["routed"])
+        )
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or the score has not risen for `patience` of them."""
-        done, patience = self.progress.epochs_done, self.options.patience
-        stalled = patience is not None and self.progress.best_score is not None
-        return done >= self.options.epochs or (
-            stalled and patience is not None and done - 1 - self.progress.best_epoch >= patience
-        )
+        return self.progress.ended(self.options.epochs, self.options.patience)
 
     def epochs(self) -> Iterator[dict[str, Any]]:
         """Train and score epoch after epoch; yields each one's entry of the history, the same on every rank."""
@@ -162,10 +161,7 @@ class ReactionTraining:
         """Of a step of the optimiser."""
         if self.options.schedule == "constant":
             return self.options.learning_rate
-        warm = max(1, round(WARMUP * self.total_steps))
-        rising = min(1.0, (step + 1) / warm)
-        falling = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, self.total_steps - warm)))
-        return self.options.learning_rate * min(rising, falling)
+        return self.options.learning_rate * warmed_cosine(step, self.total_steps, WARMUP)
 
     def score(self, split: LabelledSequences | None) -> dict[str, Any] | None:
         """The scores of the whole split, by every rank together; None where there is none, or it has no label: a score
@@ -176,11 +172,8 @@ class ReactionTraining:
 
     def predict(self, sequences: Sequences) -> npt.NDArray[np.float64]:
         """Outputs of the network as it stands for all N sequences, (N, 7), by every rank together."""
-        own = np.arange(len(sequences))[self.world.slice_of(len(sequences))]
-        part = predict(
-            self.network, sequences, own, device=self.device, groups=self.options.groups, bfloat16=self.bfloat16
-        )
-        return np.concatenate(self.world.gather_objects(part))
+        settings: Any = {"device": self.device, "groups": self.options.groups, "bfloat16": self.bfloat16}
+        return predict_together(self.network, sequences, self.world, **settings)
 
     def best_network(self) -> MaskedRNN:
         """The network with the weights whose validation score was best; the last ones where nothing was scored."""
@@ -225,9 +218,7 @@ class ReactionTraining:
         return norm
 
     def _keep_best(self, value: float | None) -> None:
-        best = self.progress.best_score
-        if value is None or best is None or value > best:
-            self.progress.best_score, self.progress.best_epoch = value, self.progress.epochs_done
+        if self.progress.is_best(value):
             self.best = _copied(self.network)
 
 
@@ -246,7 +237,8 @@ def predict(
     network.eval()
     results = [np.zeros((0, network.output.out_features))]
     # By length, so that padding is short; each video's result depends on no other.
-    order = rows[np.argsort(sequences.lengths[rows], kind="stable")]
+    by_length = np.argsort(sequences.lengths[rows], kind="stable")
+    order = rows[by_length]
     with torch.inference_mode():
         for start in range(0, len(order), EVAL_BATCH):
             batch = _tensors(sequences, order[start : start + EVAL_BATCH], torch.device(device), dtype)
@@ -255,8 +247,16 @@ def predict(
             results.append(network.head(features.to(dtype)).double().cpu().numpy())
     outputs = np.concatenate(results)
     back = np.empty_like(outputs)
-    back[np.argsort(sequences.lengths[rows], kind="stable")] = outputs
+    back[by_length] = outputs
     return back
+
+
+def predict_together(
+    network: MaskedRNN, sequences: Sequences, world: World, **settings: Any
+) -> npt.NDArray[np.float64]:
+    """What `predict` gives for all sequences, each rank running its slice of them."""
+    own = np.arange(len(sequences))[world.slice_of(len(sequences))]
+    return np.concatenate(world.gather_objects(predict(network, sequences, own, **settings)))
 
 
 def _tensors(
