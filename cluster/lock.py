@@ -30,6 +30,10 @@ class LockHeld(Exception):  # noqa: N818 -- a state of affairs, not a fault
     """Another live run holds the lock; the message says who (host, pid, run) and since when."""
 
 
+STORE_ERRORS = (ValueError, OSError, StorageError, LockHeld)
+"""What can come of opening, locking and reading a store that a person has named."""
+
+
 class FileLock:
     """A `flock` on a file, held by this process alone: neither exec'd nor forked children keep it alive."""
 

@@ -29,6 +29,13 @@ _POLL_S = 0.2
 _OWN_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 
 
+def node_folder(root: str | Path | None, kind: str) -> Path:
+    """The user's folder for one kind of content (faces, sequences) under `root`, by default where `Scratch` has its
+    own; processes of the node share what lies there. It need not exist."""
+    parent = Path(root or os.environ.get(ENVIRONMENT) or tempfile.gettempdir()).absolute()
+    return parent / f"mma-mrnnet-{kind}-{os.getuid()}"
+
+
 class Scratch:
     """Scratch space of this process, in a folder of the user under `root` (default $MMA_MRNNET_SCRATCH, or the system's
     temporary folder). Not to be pickled: each process makes its own. Threads may share one.
@@ -40,9 +47,8 @@ class Scratch:
     def __init__(self, root: str | Path | None = None, cap_bytes: int = CAP_BYTES, wait_s: float = 600.0):
         if cap_bytes <= 0:
             raise ValueError(f"--scratch-bytes must be more than 0, not {cap_bytes}")
-        parent = Path(root or os.environ.get(ENVIRONMENT) or tempfile.gettempdir()).absolute()
         # Never the given folder itself: what lies there already must not be taken for scratch and swept.
-        self.root = parent / f"mma-mrnnet-scratch-{os.getuid()}"
+        self.root = node_folder(root, "scratch")
         self._cap_bytes, self._wait_s = cap_bytes, wait_s
         self._reserved_bytes = 0
         # Only one thread at a time may hold the ledger for this process: its reservation is one number.

@@ -6,7 +6,6 @@ every row, by set. The store is the checkpoint: kill a run whenever you like and
 
 from __future__ import annotations
 
-import secrets
 import socket
 import tempfile
 import time
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cluster.capacity import CapacityError, Node, plan_capacity, told_nodes
-from cluster.lock import LockHeld, StoreLock
+from cluster.lock import STORE_ERRORS, StoreLock
 from cluster.scratch import CAP_BYTES
 from cluster.session import SessionError, Stop
 from cluster.storage import Folder
@@ -39,6 +38,7 @@ from mma.crops import store
 from mma.crops.keys import KEY_COLUMNS, Keys
 from mma.faces.options import FaceOptions
 from mma.labels.table import LABEL_SCHEMA
+from mma.store.writer import new_run_id
 from mma.video.options import DecodeOptions
 
 ROUNDS = 3
@@ -47,7 +47,6 @@ ROUNDS = 3
 CHUNK_FRAMES = 256
 """Frames of a video whose crops a worker holds at a time; changes no pixel."""
 
-STORE_ERRORS = (ValueError, OSError, StorageError, LockHeld)
 
 Session = Callable[[], AbstractContextManager[Sequence[Node]]]
 """Enters a Ray session and gives its nodes: `partial(ray_session, address, num_cpus=..., stop=...)`."""
@@ -178,7 +177,7 @@ class _Cropping:
         self, label_tables: Mapping[str, pa.Table], folder: Folder, spec: dict[str, Any], *, retry_failed: bool
     ) -> None:
         self.folder, self.spec, self.retry_failed = folder, spec, retry_failed
-        self.run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+        self.run_id = new_run_id()
         self.sizes = {name: table.num_rows for name, table in label_tables.items()}
         columns = [*KEY_COLUMNS, "box", "points"]
         tables = [LABEL_SCHEMA.empty_table(), *label_tables.values()]

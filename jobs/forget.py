@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import posixpath
-import secrets
 import socket
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from cluster.lock import LockHeld, StoreLock
+from cluster.lock import STORE_ERRORS, StoreLock
 from cluster.storage import Folder, read
 from cluster.uri import StorageError, display
 from jobs.outcome import JobFailedError, Outcome, input_errors
@@ -20,9 +18,8 @@ from jobs.progress import say
 from mma.store.reader import drop_videos, read_index, read_spec
 from mma.store.schema import RUNS_FOLDER
 from mma.store.tombstones import forgotten, write_tombstone
+from mma.store.writer import new_run_id
 from rnn.tables import ID_NAMES, bare_id, id_column, read_table
-
-STORE_ERRORS = (ValueError, OSError, StorageError, LockHeld)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +92,7 @@ def read_ids(uri: str) -> set[str]:
 def _remove(store: Folder, ids: set[str], new: set[str], held: set[str]) -> int:
     """Note the `new` among the ids, take out the rows of those `held`, and whatever else tells of them."""
     if new:
-        write_tombstone(store, f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}", new)
+        write_tombstone(store, new_run_id(), new)
     removed = drop_videos(store, held)
     _scrub_runs(store, ids)
     for each in (store, store.child(RUNS_FOLDER)):

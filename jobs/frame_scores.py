@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from cluster.scratch import node_folder
 from cluster.session import ray_session, stop_signals
 from cluster.storage import Folder
 from cluster.uri import StorageError, display
@@ -24,7 +25,6 @@ from jobs.detector import face_settings
 from jobs.evaluate import Options
 from jobs.frame_report import FILES, METRICS_FILE, FrameScores, numbers, print_scores, trained_on, write_scores
 from jobs.label_sets import NamedSet, read_sets, sample_table
-from jobs.mma_training import faces_folder
 from jobs.models import MODEL_FILE, RUN_FILE, MMAWeights, load_weights
 from jobs.outcome import InputError, Outcome, input_errors
 from jobs.progress import RunProgress, say
@@ -194,7 +194,7 @@ def _metrics_by_set(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device)
     with input_errors(ValueError, OSError, StorageError, option="--crops"):
-        pixels = flat_faces(crops, samples, faces_folder(scratch))
+        pixels = flat_faces(crops, samples, node_folder(scratch, "faces"))
     data = training_data(samples, pixels, network.config.descriptors)
     names = np.asarray(samples["set"].to_pylist())
     batches = [

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from contextlib import ExitStack
@@ -16,22 +15,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster.capacity import Workers, told_nodes
+from cluster.lock import STORE_ERRORS
 from cluster.session import SessionError, Stop, ray_session, stop_signals
 from cluster.storage import Folder
 from jobs.cropping import ensure_crops
 from jobs.detector import face_settings
 from jobs.label_sets import NamedSet, mix_shares, read_sets, sample_table, told_samples
-from jobs.mma_training import SAMPLES_FILE, SCORES_FILE, START_FILE, WorkerConfig, train_worker
+from jobs.mma_training import SCORES_FILE, START_FILE, WorkerConfig, train_worker
 from jobs.model_card import CARD_FILE, mma_card, people_by_split
 from jobs.models import MODEL_FILE, read_prior, start_network
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import EpochProgress, say
 from jobs.train_mma import Options
 from jobs.training_picture import draw_training
-from jobs.training_run import STORE_ERRORS, TrainingRun
+from jobs.training_run import TrainingRun, read_samples
 from mma.checkpoint import dump_mma
 from mma.crops import OUTCOMES, WITH_FACE, outcomes
 from mma.network import MMANetwork
@@ -120,8 +119,6 @@ class MMARun(TrainingRun):
         if not counts["train"]["samples"]:
             raise InputError("--labels: no training sample has a label and a face; see the counts above")
         self._check_mix(samples)
-        buffer = io.BytesIO()
-        pq.write_table(samples, buffer, compression="zstd")
         data = {
             "sets": [{**_of_set(each), "crops": asdict(report.sets[each.name])} for each in sets],
             "samples": counts,
@@ -130,8 +127,7 @@ class MMARun(TrainingRun):
         }
         with input_errors(*STORE_ERRORS, option="--out"):
             self.folder.write(START_FILE, dump_mma(network, {}))
-            self.folder.write(SAMPLES_FILE, buffer.getvalue())
-        self.write_record("running", prepared=data)
+        self.write_samples(samples, prepared=data)
         return True
 
     def _check_mix(self, samples: pa.Table) -> None:
@@ -189,7 +185,7 @@ class MMARun(TrainingRun):
         written = json.dumps(scores, indent=1).encode()
         left = {METRICS_FILE: written, PICTURE_FILE: draw_training(scores), MODEL_FILE: files[MODEL_FILE]}
         with input_errors(*STORE_ERRORS, option="--out"):
-            samples = pq.read_table(io.BytesIO(self.folder.read(SAMPLES_FILE)), columns=["set", "split", "subject"])
+            samples = read_samples(self.folder).select(["set", "split", "subject"])
         card = mma_card(self.record, scores, files[MODEL_FILE], people_by_split(samples)).encode()
         self.leave({**left, CARD_FILE: card}, summary)
         numbers = {f"{scores['split']}_{name}": value for name, value in metrics.items()}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from cluster.scratch import ENVIRONMENT
+from cluster.scratch import node_folder
 from cluster.storage import Folder
 from cluster.training import report, restored
 from jobs.models import MODEL_FILE
+from jobs.training_run import read_samples
 from mma.checkpoint import dump_mma, load_mma
 from mma.crops import flat_faces
 from mma.training.data import training_data
@@ -26,7 +21,7 @@ from mma.training.loop import Training
 from mma.training.options import TrainingOptions
 from mma.training.world import current_world
 
-SAMPLES_FILE, START_FILE = "_samples.parquet", "_start.safetensors"
+START_FILE = "_start.safetensors"
 STATE_FILE, SCORES_FILE = "state.safetensors", "scores.json"
 
 
@@ -35,7 +30,7 @@ class WorkerConfig:
     """What a training worker is told; travels by pickle, inside one run."""
 
     out: Folder
-    """Holds `SAMPLES_FILE` and `START_FILE`."""
+    """Holds the samples and `START_FILE`."""
     crops: Folder
     options: TrainingOptions
     shares: dict[str, float] | None
@@ -48,26 +43,16 @@ class WorkerConfig:
     """What the checkpoint says of its training, beside the scores."""
 
 
-def read_samples(out: Folder) -> pa.Table:
-    """The rows that a run learns from and is scored on: `LABEL_SCHEMA` with `set` in front; each has a face."""
-    return pq.read_table(io.BytesIO(out.read(SAMPLES_FILE)))
-
-
-def faces_folder(scratch: str | None) -> Path:
-    """Where a node lays the flat file of faces that its workers map."""
-    parent = Path(scratch or os.environ.get(ENVIRONMENT) or tempfile.gettempdir()).absolute()
-    return parent / f"mma-mrnnet-faces-{os.getuid()}"
-
-
 def train_worker(config: dict[str, Any]) -> None:
     """The training loop of one worker; `config["worker"]` is a `WorkerConfig`."""
     told: WorkerConfig = config["worker"]
     torch.set_num_threads(told.threads)
     samples = read_samples(told.out)
     network = load_mma(told.out.read(START_FILE), name=START_FILE).network
+    faces = flat_faces(told.crops, samples, node_folder(told.scratch, "faces"))
     training = Training(
         network,
-        training_data(samples, flat_faces(told.crops, samples, faces_folder(told.scratch)), network.config.descriptors),
+        training_data(samples, faces, network.config.descriptors),
         told.options,
         shares=told.shares,
         device="cuda" if torch.cuda.is_available() and config["gpus"] else "cpu",

@@ -21,12 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from cluster.storage import Folder
 from cluster.uri import StorageError, display
 from jobs import train, train_mma
 from jobs.frame_report import FAMILIES, HEADLINES
 from jobs.progress import say
-from jobs.reaction_labels import TABLES
+from jobs.reaction_labels import made_corpus_ceilings
 from jobs.training_run import flat
 from mma.checkpoint import load_mma, project_version
 from mma.descriptors import DescriptorSet
@@ -293,7 +292,7 @@ def reaction_card(record: Mapping[str, Any], scores: Mapping[str, Any], model: b
     made corpus, its ceiling, which is read from there."""
     loaded, data, options = load_model(model, name="the model"), record["data"], record["options"]
     network, spec, limits = loaded.networks[0], data["spec"], list[str]()
-    ceilings = _ceilings_of_made_corpus(options["labels"], limits)
+    ceilings = _ceilings(options["labels"], limits)
     truth, reach = "truth" in spec["weights"], "at most" if network.config.limits_steps() else "in training at most"
     warnings = {MADE: truth or ceilings is not None, TRUTH: truth, UNTRAINED: "random" in spec["weights"]}
     facts = {
@@ -367,14 +366,10 @@ def _reaction_scores(split: str, told: Mapping[str, Any], ceiling: Row, limits: 
     return {"split": split, "notes": notes, "headlines": [headline], "rows": rows, "groups": groups}
 
 
-def _ceilings_of_made_corpus(labels: str, limits: list[str]) -> Row | None:
-    """`ceiling.json` of the made corpus that the labels lie in; None where they lie in none."""
-    place = labels.rstrip("/")
+def _ceilings(labels: str, limits: list[str]) -> Row | None:
+    """Of the made corpus that the labels lie in; None where they lie in none."""
     try:
-        corpus = Folder((place.rpartition("/")[0] or ".") if place.endswith(TABLES) else place)
-        if not corpus.exists("_corpus.json"):
-            return None
-        return cast(Row, json.loads(corpus.read("ceiling.json"))) if corpus.exists("ceiling.json") else {}
+        return made_corpus_ceilings(labels)
     except (StorageError, ValueError, OSError) as error:  # a training that is done must not be lost to its card
         say(f"{CARD_FILE}: whether the labels are of a made corpus could not be seen: {error}")
         limits.append("Whether its labels are of a made corpus could not be seen when this card was written.")

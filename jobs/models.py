@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from mma.faces.alignment import CropGeometry
 from mma.init import initialise
 from mma.network import HF_PREFIX, MMAConfig, MMANetwork, random_mma
 from mma.prior import prior_matrix
+from mma.store.schema import spec_differences
 
 HOW_TO_GET_WEIGHTS = (
     "--mma is missing: give the URI of a trained MMA checkpoint (.safetensors), "
@@ -84,6 +86,19 @@ def load_weights(mma: str | None, *, option: str = "--mma") -> MMAWeights:
     pixels = {"mean": list(loaded.config.pixel_mean), "std": list(loaded.config.pixel_std)}
     spec = {"sha256": loaded.weights_sha256, "trunk": loaded.config.trunk, "pixels": pixels, **told}
     return MMAWeights(data=data, descriptors=loaded.config.descriptors, crop=crop, spec=spec, record=loaded.record)
+
+
+def weights_of_store(mma: str | None, spec: Mapping[str, Any], *, whose: str) -> MMAWeights:
+    """The network that `--mma` names, which must be the one that a store of this spec was made with.
+
+    Raises InputError as `load_weights` does, and for another network; `whose` says in words which store it is.
+    """
+    weights = load_weights(mma)
+    if differences := spec_differences(weights.spec, spec["weights"]):
+        raise InputError(
+            f"--mma {display(mma or '')} is not the network of {whose} (given / its): {'; '.join(differences)}"
+        )
+    return weights
 
 
 def read_prior(uri: str | None, descriptors: DescriptorSet) -> list[list[float]]:

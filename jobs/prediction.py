@@ -10,17 +10,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from cluster.scratch import node_folder
 from cluster.storage import Folder, read
 from cluster.uri import StorageError, display
 from jobs.outcome import InputError, input_errors
-from jobs.reaction_training import MODEL_FILE, node_scratch
+from jobs.reaction_training import MODEL_FILE
 from mma.store.schema import spec_differences
 from rnn.flat import flat_videos, stores_spec
 from rnn.grid import GridVideos
 from rnn.model import Predictions, ReactionModel, load_model
 from rnn.reactions import REACTIONS
-
-PREDICTION_FACTS = ("status", "error_type", "steps", "steps_used", "face_share", "outside_share")
 
 
 def read_model(uri: str) -> ReactionModel:
@@ -39,7 +38,7 @@ def read_grid(model: ReactionModel, stores: Sequence[Folder], scratch: str | Non
                 f"--store {stores[0].display} was made under another spec than the store of the model (given / its): "
                 f"{'; '.join(differences)}; extract it again with the model's own"
             )
-        return flat_videos(stores, spec, model.step_s, node_scratch(scratch))
+        return flat_videos(stores, spec, model.step_s, node_folder(scratch, "sequences"))
 
 
 def best_device() -> str:
@@ -54,7 +53,7 @@ def numbered(names: Sequence[str | None], video_ids: Sequence[str]) -> npt.NDArr
 
 
 def prediction_table(predicted: Predictions, error_types: Mapping[str, str | None]) -> pa.Table:
-    """A row a video: `video_id`, the 7 reactions, `spread_<reaction>` over seeds, and `PREDICTION_FACTS`."""
+    """A row a video: `video_id`, the 7 reactions, `spread_<reaction>` over seeds, and how each came about."""
     columns: dict[str, Any] = {"video_id": pa.array(predicted.video_ids, pa.string())}
     for prefix, values in (("", predicted.values), ("spread_", predicted.spread)):
         for column, name in enumerate(REACTIONS):

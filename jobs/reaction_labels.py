@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from cluster.storage import Folder, read, stat
 from cluster.uri import StorageError, display
 from jobs.outcome import InputError, input_errors
@@ -75,3 +79,15 @@ def _is_file(uri: str) -> bool:
     except (StorageError, ValueError):
         return False
     return True
+
+
+def made_corpus_ceilings(labels: str) -> Mapping[str, Any] | None:
+    """`ceiling.json` of the made corpus that labels at this URI lie in, empty where it lacks one; None for others.
+
+    Raises StorageError, OSError or ValueError where that cannot be seen.
+    """
+    place = labels.rstrip("/")
+    corpus = Folder((place.rpartition("/")[0] or ".") if place.endswith(TABLES) else place)
+    if not corpus.exists("_corpus.json"):
+        return None
+    return dict(json.loads(corpus.read("ceiling.json"))) if corpus.exists("ceiling.json") else {}

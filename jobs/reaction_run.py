@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import time
@@ -12,31 +11,28 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.capacity import Workers, told_nodes
+from cluster.scratch import node_folder
 from cluster.session import SessionError, Stop, ray_session, stop_signals
 from cluster.storage import Folder, read
 from cluster.tracking import Tracker
 from cluster.uri import StorageError, display
 from jobs.model_card import CARD_FILE, reaction_card
-from jobs.models import load_weights
+from jobs.models import weights_of_store
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import SeedProgress, say
 from jobs.reaction_labels import read_reaction_labels
 from jobs.reaction_training import (
     LAST_FILE,
     MODEL_FILE,
-    SAMPLES_FILE,
     SCORES_FILE,
     WorkerConfig,
-    node_scratch,
     train_worker,
 )
 from jobs.registry import save_pyfunc
 from jobs.train import Options
-from jobs.training_run import STORE_ERRORS, TrainingRun
-from mma.store.schema import spec_differences
+from jobs.training_run import TrainingRun
 from rnn.flat import flat_videos, stores_spec, stores_step
 from rnn.join import join
 from rnn.labels import ReactionLabels
@@ -75,7 +71,7 @@ class ReactionRun(TrainingRun):
                 samples = self._prepare()
             self.take_lock(held)
             if "prepared" not in self.record:
-                self._write_samples(samples)
+                self.write_samples(samples, prepared=True)
             with input_errors(SessionError):
                 nodes = held.enter_context(ray_session(where.address, num_cpus=where.num_cpus, stop=stop))
             workers = self.workers(nodes)
@@ -90,11 +86,12 @@ class ReactionRun(TrainingRun):
     def _prepare(self) -> pa.Table:
         """Read stores and labels, join them by id, and look at the lengths; nothing is written yet."""
         options = self.options
+        scratch = node_folder(self.where.scratch, "sequences")
         with input_errors(ValueError, StorageError, OSError, option="--store"):
             spec = stores_spec(self.stores)
             chosen_names(options.sequence.descriptors, spec["descriptors"])
             step_s = options.step_s or stores_step(self.stores)
-            grid = flat_videos(self.stores, spec, step_s, node_scratch(self.where.scratch))
+            grid = flat_videos(self.stores, spec, step_s, scratch)
         labels = read_reaction_labels(options.labels, subjects_uri=options.subjects)
         with input_errors(ValueError, option="--labels"):
             samples, told = joined_samples(labels, grid.video_ids)
@@ -104,7 +101,7 @@ class ReactionRun(TrainingRun):
         if not counts["train"]:
             raise InputError(f"--labels {display(options.labels)}: no labelled video of the split train has features")
         with input_errors(ValueError):
-            splits, normaliser = prepared_splits(grid, samples, options.sequence, node_scratch(self.where.scratch))
+            splits, normaliser = prepared_splits(grid, samples, options.sequence, scratch)
             steps = steps_reached(splits, options.steps, options.network)
             if options.network.limits_steps():
                 say(told_reach(splits["train"].sequences.lengths, steps))
@@ -131,24 +128,13 @@ class ReactionRun(TrainingRun):
         options = self.options
         with input_errors(ValueError, StorageError, OSError, option="--store"):
             spec = stores_spec(self.stores)
-        weights = load_weights(options.mma)
-        if differences := spec_differences(weights.spec, spec["weights"]):
-            raise InputError(
-                f"--mma {display(options.mma)} is not the network of the store (given / its): {'; '.join(differences)}"
-            )
+        weights = weights_of_store(options.mma, spec, whose="the store")
         if spec["detector"].get("detector") != "yunet":
             return weights.data, None
         if options.detector_weights is None:
             raise InputError("--detector-weights is missing: the store was made with yunet")
         with input_errors(ValueError, StorageError, OSError, option="--detector-weights"):
             return weights.data, read(options.detector_weights)
-
-    def _write_samples(self, samples: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(samples, buffer, compression="zstd")
-        with input_errors(*STORE_ERRORS, option="--out"):
-            self.folder.write(SAMPLES_FILE, buffer.getvalue())
-        self.write_record("running", prepared=True)
 
     # --- the training ---
 

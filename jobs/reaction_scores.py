@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,13 @@ from jobs.evaluate import Options
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.prediction import best_device, numbered, read_grid, read_model
 from jobs.progress import say
-from jobs.reaction_labels import read_reaction_labels
+from jobs.reaction_labels import made_corpus_ceilings, read_reaction_labels
 from jobs.reaction_run import joined_samples, told_scores
 from rnn.bootstrap import age_bands, group_scores
 from rnn.grid import GridVideos
+from rnn.metrics import ReactionMetrics
 from rnn.model import Predictions, ReactionModel
+from rnn.sequences import select
 from rnn.training.data import LabelledVideos, labelled_videos
 from rnn.training.final import fitted_floors, floor_inputs, split_scores, summary_numbers
 
@@ -67,12 +70,13 @@ def evaluate_reactions(options: Options) -> Outcome:
     model = read_model(options.model)
     grid = read_grid(model, stores, options.scratch)
     labels = read_reaction_labels(options.labels[0], subjects_uri=options.subjects)
-    with input_errors(ValueError, option="--labels"):
+    with input_errors(ValueError, OSError, StorageError, option="--labels"):
         samples, told = joined_samples(labels, grid.video_ids)
+        ceilings = made_corpus_ceilings(options.labels[0]) or {}
     for line in told:
         say(line)
     by_split = labelled_videos(grid, samples)
-    scored = _score(options, model, grid, by_split)
+    scored = _score(options, model, grid, by_split, ceilings)
     from jobs.reaction_report import html_page  # matplotlib takes a while
 
     written = {
@@ -103,7 +107,13 @@ def evaluate_reactions(options: Options) -> Outcome:
     return Outcome(summary=summary, exit_code=DONE)
 
 
-def _score(options: Options, model: ReactionModel, grid: GridVideos, by_split: dict[str, LabelledVideos]) -> Scored:
+def _score(
+    options: Options,
+    model: ReactionModel,
+    grid: GridVideos,
+    by_split: dict[str, LabelledVideos],
+    ceilings: Mapping[str, Any],
+) -> Scored:
     split = options.split
     videos = by_split.get(split)
     if videos is None:
@@ -116,7 +126,7 @@ def _score(options: Options, model: ReactionModel, grid: GridVideos, by_split: d
             "--labels with its labels, such as a made corpus's truth.parquet"
         )
     subjects = [*videos.samples["subject"].to_pylist()]
-    whole = _subset(grid, videos.videos)
+    whole = select(grid, videos.videos, grid.names)
     people = numbered(subjects, whole.video_ids) if any(name is not None for name in subjects) else None
     with input_errors(ValueError, option="--store"):
         predicted = model.predict(whole, people, device=best_device())
@@ -132,7 +142,7 @@ def _score(options: Options, model: ReactionModel, grid: GridVideos, by_split: d
     scores = split_scores(predicted.by_seed, values, groups, floors)
     ages = videos.samples["age"].to_numpy(zero_copy_only=False)
     named = {"country": videos.samples["country"].to_pylist(), "age": age_bands(ages)}
-    scores["ceiling"] = _ceiling(options.labels[0], split)
+    scores["ceiling"] = ceilings.get(split, {}).get("display")
     scores["groups"] = group_scores(predicted.values, values, named, groups)
     scores["lengths"] = _by_length(predicted, values, model.step_s)
     scores["statuses"] = dict(Counter(predicted.status))
@@ -148,30 +158,8 @@ def _score(options: Options, model: ReactionModel, grid: GridVideos, by_split: d
     )
 
 
-def _subset(grid: GridVideos, videos: npt.NDArray[np.int64]) -> GridVideos:
-    from rnn.sequences import select
-
-    return select(grid, videos, grid.names)
-
-
-def _ceiling(labels: str, split: str) -> dict[str, float] | None:
-    """What the best predictor of the display reaches, where the labels lie beside a made corpus's `ceiling.json`."""
-    above = labels.rstrip("/")
-    for folder in (above, above.rpartition("/")[0] or "."):
-        try:
-            place = Folder(folder)
-            if place.exists("ceiling.json"):
-                told = json.loads(place.read("ceiling.json"))
-                return {name: float(value) for name, value in told[split]["display"].items()}
-        except (StorageError, ValueError, KeyError, OSError):
-            continue  # no folder, or a file of this name that is somebody else's
-    return None
-
-
 def _by_length(predicted: Predictions, labels: npt.NDArray[np.float32], step_s: float) -> list[dict[str, Any]]:
     """The score in fifths of the videos by length, shortest first."""
-    from rnn.metrics import ReactionMetrics
-
     order = np.argsort(predicted.steps, kind="stable")
     rows = []
     for part in np.array_split(order, min(LENGTH_BINS, len(order))):

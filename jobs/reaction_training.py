@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 
-from cluster.scratch import ENVIRONMENT
+from cluster.scratch import node_folder
 from cluster.storage import Folder
 from cluster.training import report, restored
+from jobs.training_run import read_samples
 from mma.training.world import World, current_world
 from rnn.flat import flat_videos
 from rnn.model import ReactionModel
@@ -38,7 +33,7 @@ from rnn.training.final import (
 from rnn.training.loop import ReactionTraining, predict_together
 from rnn.training.options import FitOptions
 
-SAMPLES_FILE, MODEL_FILE, LAST_FILE = "_samples.parquet", "mrnnet.safetensors", "last.safetensors"
+MODEL_FILE, LAST_FILE = "mrnnet.safetensors", "last.safetensors"
 REPORT_S = 3.0
 """Least time between two checkpoints of a seed: one costs as much as several short epochs."""
 STATE_FILE, POSITION_FILE, SCORES_FILE = "state.safetensors", "position.json", "scores.json"
@@ -49,7 +44,7 @@ class WorkerConfig:
     """What a training worker is told; travels by pickle, inside one run."""
 
     out: Folder
-    """Holds `SAMPLES_FILE`."""
+    """Holds the samples."""
     stores: tuple[Folder, ...]
     spec: dict[str, Any]
     step_s: float
@@ -66,22 +61,11 @@ class WorkerConfig:
     """What the model says of its training, beside the scores."""
 
 
-def node_scratch(scratch: str | None) -> Path:
-    """Where a node lays the flat files that its workers map."""
-    parent = Path(scratch or os.environ.get(ENVIRONMENT) or tempfile.gettempdir()).absolute()
-    return parent / f"mma-mrnnet-sequences-{os.getuid()}"
-
-
-def read_samples(out: Folder) -> pa.Table:
-    """The rows that a run learns from and is scored on: `rnn.training.data.SAMPLE_SCHEMA`."""
-    return pq.read_table(io.BytesIO(out.read(SAMPLES_FILE)))
-
-
 def train_worker(config: dict[str, Any]) -> None:
     """The training loop of one worker; `config["worker"]` is a `WorkerConfig`."""
     told: WorkerConfig = config["worker"]
     torch.set_num_threads(told.threads)
-    scratch = node_scratch(told.scratch)
+    scratch = node_folder(told.scratch, "sequences")
     grid = flat_videos(told.stores, told.spec, told.step_s, scratch)
     splits, normaliser = prepared_splits(grid, read_samples(told.out), told.sequence, scratch)
     device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"

@@ -6,8 +6,8 @@ takes what it prepared as it is.
 
 from __future__ import annotations
 
+import io
 import json
-import secrets
 import socket
 import tempfile
 import time
@@ -17,21 +17,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cluster.capacity import CapacityError, Node, Workers, plan_workers
-from cluster.lock import LockHeld, StoreLock
+from cluster.lock import STORE_ERRORS, StoreLock
 from cluster.session import LOCAL, Stop, local_node, target_address
 from cluster.storage import Folder
 from cluster.tracking import Tracker, TrackingError, refuse_local_store, start_run
 from cluster.training import TrainingError, run_training
-from cluster.uri import StorageError, display
+from cluster.uri import display
 from jobs.models import RUN_FILE
 from jobs.outcome import InputError, JobFailedError, Outcome, input_errors
 from jobs.progress import say
 from jobs.run_options import RunOptions
 from mma.store.schema import spec_differences
+from mma.store.writer import new_run_id, parquet_bytes
 
-TRAIN_FOLDER = "_train"
-STORE_ERRORS = (ValueError, OSError, StorageError, LockHeld)
+TRAIN_FOLDER, SAMPLES_FILE = "_train", "_samples.parquet"
+
+
+def read_samples(out: Folder) -> pa.Table:
+    """The rows that a run learns from and is scored on, as its `write_samples` put them down."""
+    return pq.read_table(io.BytesIO(out.read(SAMPLES_FILE)))
 
 
 class TrainingRun:
@@ -82,7 +90,7 @@ class TrainingRun:
                 raise InputError(f"--resume: {self.folder.display} holds no run; leave --resume out to start one")
             if self.folder.exists(self.model_file):
                 raise InputError(f"--out {self.folder.display} holds a model already: name another folder")
-            run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+            run_id = new_run_id()
             self.record = {"run_id": run_id, "job": self.job, "state": "new", "options": self.asked}
             return
         self.found = self.folder.read(RUN_FILE)
@@ -118,6 +126,12 @@ class TrainingRun:
         self.record |= {"state": state, **more}
         with input_errors(*STORE_ERRORS, option="--out"):
             self.folder.write(RUN_FILE, json.dumps(self.record, indent=1, default=str).encode())
+
+    def write_samples(self, samples: pa.Table, **prepared: Any) -> None:
+        """Put down what the run learns from; from here on a resumption takes it as it is."""
+        with input_errors(*STORE_ERRORS, option="--out"):
+            self.folder.write(SAMPLES_FILE, parquet_bytes(samples))
+        self.write_record("running", **prepared)
 
     def workers(self, nodes: list[Node]) -> Workers:
         """The training workers on these nodes."""

@@ -24,7 +24,7 @@ from mma.store import schema as s
 from rnn.grid import GridVideos
 from rnn.network import MaskedRNN, NetworkConfig, network_settings
 from rnn.reactions import REACTIONS
-from rnn.sequences import Normaliser, SequenceOptions, has_steps, select, to_sequences
+from rnn.sequences import Normaliser, SequenceOptions, select_seen, to_sequences
 from rnn.training.loop import predict
 
 FORMAT_VERSION = 1
@@ -130,9 +130,7 @@ class ReactionModel:
         if lacking := [name for name in self.normaliser.names if name not in grid.names]:
             raise ValueError(f"the store lacks the descriptors {', '.join(lacking)}, which the model was trained on")
         count = len(grid)
-        chosen = select(grid, np.arange(count), self.normaliser.names)
-        seen = np.flatnonzero(has_steps(chosen))
-        own = select(chosen, seen, self.normaliser.names)
+        seen, own = select_seen(grid, np.arange(count), self.normaliser.names)
         sequences = to_sequences(own, self.sequence, self.normaliser, None if people is None else people[seen])
         by_seed = np.tile(np.asarray(self.fallback), (len(self.networks), count, 1))
         for k, (network, calibration) in enumerate(zip(self.networks, self.calibrations)):

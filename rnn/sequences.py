@@ -126,6 +126,15 @@ def select(grid: GridVideos, videos: npt.NDArray[np.int64], names: Sequence[str]
     )
 
 
+def select_seen(
+    grid: GridVideos, videos: npt.NDArray[np.int64], names: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], GridVideos]:
+    """Of these videos those that show the face in some step: which of them, and they alone as `select` gives them."""
+    chosen = select(grid, videos, names)
+    seen = np.flatnonzero(has_steps(chosen))
+    return seen, chosen if len(seen) == len(videos) else select(chosen, seen, names)
+
+
 def known_steps(grid: GridVideos) -> npt.NDArray[np.bool_]:
     """(S,) whether a step shows the face."""
     return np.asarray(~np.isnan(grid.values).any(axis=1))

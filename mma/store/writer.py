@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -135,6 +136,11 @@ class StoreWriter:
         self._committed_s = self._clock()
         self.files += written
         return written
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by its start, in UTC, and that no two runs share."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -22,8 +22,7 @@ from rnn.sequences import (
     Sequences,
     chosen_names,
     fit_normaliser,
-    has_steps,
-    select,
+    select_seen,
     to_sequences,
 )
 from rnn.training.loop import LabelledSequences
@@ -127,9 +126,7 @@ def prepared_splits(
             normaliser, rows, lengths, outside, total = None, [], [], [], 0
             for each in SPLITS:
                 own = np.flatnonzero(split == each)
-                chosen = select(grid, by_split[each].videos, names)
-                there = np.flatnonzero(has_steps(chosen))
-                chosen = select(chosen, there, names)
+                there, chosen = select_seen(grid, by_split[each].videos, names)
                 whose = None if people is None else people[own[there]]
                 if normaliser is None:
                     normaliser = fit_normaliser(chosen, options, whose)

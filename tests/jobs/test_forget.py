@@ -15,8 +15,9 @@ from cluster.storage import Folder
 from cluster.uri import StorageError
 from jobs.cli import main
 from jobs.extract import Options
-from jobs.extraction import Extraction, left_to_do
+from jobs.extraction import Extraction
 from jobs.plan import find_videos
+from jobs.todo import left_to_do
 from mma.descriptors import MMA26
 from mma.store.rows import settle_video
 from mma.store.tombstones import forgotten

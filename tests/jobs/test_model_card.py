@@ -378,7 +378,7 @@ def test_a_trained_network_is_not_lost_to_storage_that_fails_at_its_card(monkeyp
     def fails(uri: str) -> Any:
         raise StorageError("the server says no", retryable=True)
 
-    monkeypatch.setattr("jobs.model_card.Folder", fails)
+    monkeypatch.setattr("jobs.reaction_labels.Folder", fails)
     card = reaction_card(reaction_record("s3://bucket/labels"), reaction_scores(), reaction_model())
     assert "Whether its labels are of a made corpus could not be seen" in card
     assert "the server says no" in capsys.readouterr().err
