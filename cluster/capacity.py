@@ -22,6 +22,8 @@ class Node:
     name: str
     cpus: float
     gpus: float = 0.0
+    resources: frozenset[str] = frozenset()
+    """Names of the custom resources that it offers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +33,35 @@ class Capacity:
     extractors: int
     """Actors that hold the MMA network."""
     extractor_cpus: float
+    """What one leaves free of its node's CPUs for itself in this plan."""
     extractor_gpus: float
     extractor_threads: int
     """Threads that the network uses inside one actor on CPUs."""
     decoders: int
     """Tasks that fetch, decode and crop at the same time: decode slots."""
     decode_cpus: float
+    decode_resource: str | None = None
+    """Custom resource of the nodes that decode; None: all do."""
+
+    @property
+    def extractor_claim(self) -> float:
+        """CPUs that an actor asks Ray for.
+
+        None beside a GPU: decode tasks that fill its node while it starts, and then wait for it to take their
+        faces, would never give a CPU back.
+        """
+        return 0.0 if self.extractor_gpus else self.extractor_cpus
+
+    def exceeds(self, other: Capacity) -> bool:
+        """Whether it has more workers of a kind."""
+        return self.decoders > other.decoders or self.extractors > other.extractors
 
     def told(self) -> str:
         """What a person reads before the start."""
         gpus = f", {self.extractor_gpus:g} GPU" if self.extractor_gpus else ""
+        where = f" on nodes with {self.decode_resource!r}" if self.decode_resource else ""
         return (
-            f"{self.decoders} decode slots of {self.decode_cpus:g} CPU, "
+            f"{self.decoders} decode slots of {self.decode_cpus:g} CPU{where}, "
             f"{self.extractors} MMA actors of {self.extractor_cpus:g} CPU{gpus}"
         )
 
@@ -59,11 +78,13 @@ def plan_capacity(
     extractor_gpus: float | None = None,
     decoders: int | None = None,
     decode_cpus: float | None = None,
+    decode_resource: str | None = None,
 ) -> Capacity:
     """Fill in what was left open and check that every worker finds a place.
 
     With GPUs there is one actor a GPU and a decode slot for each further CPU. Without, one actor for four CPUs
-    takes half a CPU of the count and a slot stands for each CPU: cores are shared in time, by the system.
+    takes half a CPU of the count and a slot stands for each CPU: cores are shared in time, by the system. Slots are
+    on all nodes, or on those alone that offer `decode_resource`.
 
     Args:
         nodes: the live nodes.
@@ -71,12 +92,19 @@ def plan_capacity(
         extractor_gpus: `--extractor-gpus`; None: 1 where the cluster has GPUs, else 0.
         decoders: `--decoders`; None: what fits.
         decode_cpus: `--decode-cpus`; None: 1 with GPUs, else what shares the CPUs evenly.
+        decode_resource: `--decode-resource`; None: every node decodes.
 
     Raises:
         CapacityError: something has no place; names the need, the nodes and the option.
     """
     if not nodes:
         raise CapacityError("the cluster has no live node; start one, or leave --address out to run locally")
+    decode = [i for i, node in enumerate(nodes) if decode_resource is None or decode_resource in node.resources]
+    if not decode:
+        raise CapacityError(
+            f"--decode-resource {decode_resource}: no node offers it (the cluster has {told_nodes(nodes)}): start "
+            f"decode nodes with ray start --resources '{{\"{decode_resource}\": 1}}', or leave the option out"
+        )
     with_gpus = any(node.gpus for node in nodes)
     gpus = (1.0 if with_gpus else 0.0) if extractor_gpus is None else extractor_gpus
     if extractors is None:
@@ -97,13 +125,15 @@ def plan_capacity(
         free_cpus[roomiest] -= cpus
         free_gpus[roomiest] -= gpus
     if decode_cpus is None:
-        decode_cpus = 1.0 if gpus else _even_share(nodes, free_cpus)
-    fitting = sum(math.floor(cpu / decode_cpus + 1e-9) for cpu in free_cpus)
+        decode_cpus = 1.0 if gpus else _even_share([nodes[i] for i in decode], [free_cpus[i] for i in decode])
+    fitting = sum(math.floor(free_cpus[i] / decode_cpus + 1e-9) for i in decode)
     wanted = decoders if decoders is not None else max(1, fitting)
     if fitting < wanted:
+        where = f" on the {len(decode)} nodes with {decode_resource!r}" if decode_resource else ""
         raise CapacityError(
-            f"{wanted} decode slots of {decode_cpus:g} CPU find room for {fitting} beside {extractors} MMA actors of "
-            f"{cpus:g} CPU (the cluster has {told_nodes(nodes)}): lower --decoders, --decode-cpus or --extractors"
+            f"{wanted} decode slots of {decode_cpus:g} CPU find room for {fitting}{where} beside {extractors} MMA "
+            f"actors of {cpus:g} CPU (the cluster has {told_nodes(nodes)}): "
+            "lower --decoders, --decode-cpus or --extractors"
         )
     threads = max(1, int(sum(node.cpus for node in nodes) // extractors)) if not gpus else 1
     return Capacity(
@@ -113,6 +143,7 @@ def plan_capacity(
         extractor_threads=threads,
         decoders=wanted,
         decode_cpus=decode_cpus,
+        decode_resource=decode_resource,
     )
 
 
@@ -127,21 +158,33 @@ class Workers:
     """How many processes train, and what each of them takes of its node."""
 
     count: int
+    """For which there is room now."""
     cpus: float
     gpus: float = 0.0
+    span: tuple[int, int] | None = None
+    """Least and most of a training that goes on with the nodes that are there; None: always `count`."""
 
     def told(self) -> str:
         """What a person reads before the start."""
         gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
-        return f"{self.count} training worker{'s' if self.count > 1 else ''} of {self.cpus:g} CPU{gpus}"
+        span = f" ({self.span[0]} to {self.span[1]} as nodes come and go)" if self.span else ""
+        return f"{self.count} training worker{'s' if self.count > 1 else ''}{span} of {self.cpus:g} CPU{gpus}"
 
 
-def plan_workers(nodes: Sequence[Node], *, count: int, cpus: float | None = None, gpus: float | None = None) -> Workers:
+def plan_workers(
+    nodes: Sequence[Node],
+    *,
+    count: int,
+    least: int | None = None,
+    cpus: float | None = None,
+    gpus: float | None = None,
+) -> Workers:
     """Training workers that all find a place at the same time, as large as they can be.
 
     Args:
         nodes: the live nodes.
-        count: `--num-workers`.
+        count: `--num-workers`, or the most of `MIN:MAX`.
+        least: the least of `MIN:MAX`: there are as many, up to `count`, as find a place now; None: exactly `count`.
         cpus: `--worker-cpus`; None: the most whole CPUs with which all of them have room.
         gpus: `--worker-gpus`; None: 1 where the cluster has GPUs, else 0.
 
@@ -156,14 +199,34 @@ def plan_workers(nodes: Sequence[Node], *, count: int, cpus: float | None = None
         by_gpus = [math.floor(node.gpus / gpus + 1e-9) if gpus else count for node in nodes]
         return sum(min(pair) for pair in zip(by_cpus, by_gpus))
 
-    most = int(max((node.cpus for node in nodes), default=0))
-    sizes = [cpus] if cpus else [float(whole) for whole in range(most, 0, -1)]
-    for each_cpus in sizes:
-        if room(each_cpus) >= count:
-            return Workers(count=count, cpus=each_cpus, gpus=gpus)
-    need = f"{sizes[-1] if sizes else 1:g} CPU{f' and {gpus:g} GPU' if gpus else ''}"
+    most_cpus = int(max((node.cpus for node in nodes), default=0))
+    sizes = [cpus] if cpus else [float(whole) for whole in range(most_cpus, 0, -1)]
     fitting = room(sizes[-1]) if sizes else 0
-    raise CapacityError(
-        f"{count} training workers of {need} each find room for {fitting} "
-        f"(the cluster has {told_nodes(nodes) or 'no live node'}): lower --num-workers, --worker-cpus or --worker-gpus"
-    )
+    needed = count if least is None else least
+    if fitting < needed:
+        need = f"{sizes[-1] if sizes else 1:g} CPU{f' and {gpus:g} GPU' if gpus else ''}"
+        raise CapacityError(
+            f"{needed} training workers of {need} each find room for {fitting} "
+            f"(the cluster has {told_nodes(nodes) or 'no live node'}): "
+            "lower --num-workers, --worker-cpus or --worker-gpus"
+        )
+    now = min(count, fitting)
+    each_cpus = next(size for size in sizes if room(size) >= now)
+    return Workers(count=now, cpus=each_cpus, gpus=gpus, span=None if least is None else (least, count))
+
+
+def trials_at_once(nodes: Sequence[Node], workers: Workers) -> int:
+    """How many trainings of these workers find a place side by side, counted by node.
+
+    Raises CapacityError where not one does: it would wait for ever, without a word.
+    """
+    slots = 0
+    for node in nodes:
+        by_cpus = math.floor(node.cpus / workers.cpus + 1e-9)
+        slots += min(by_cpus, math.floor(node.gpus / workers.gpus + 1e-9)) if workers.gpus else by_cpus
+    if slots < workers.count:
+        raise CapacityError(
+            f"a trial of {workers.told()} finds room for {slots} of them (the cluster has "
+            f"{told_nodes(nodes) or 'no live node'}): lower --num-workers, --worker-cpus or --worker-gpus"
+        )
+    return slots // workers.count

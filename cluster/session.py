@@ -118,6 +118,7 @@ def live_nodes() -> list[Node]:
             name=str(node.get("NodeManagerHostname") or node["NodeID"][:8]),
             cpus=float(node["Resources"].get("CPU", 0.0)),
             gpus=float(node["Resources"].get("GPU", 0.0)),
+            resources=frozenset(node["Resources"]),
         )
         for node in ray.nodes()
         if node["Alive"]

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -87,6 +88,14 @@ class Tracker:
         """Copies a file or a folder of this machine into the run's artifacts."""
         with _told(self.tracking_uri):
             self._mlflow().log_artifact(self.run_id, os.fspath(local_path))
+
+    def log_files(self, files: Mapping[str, bytes]) -> None:
+        """Puts files with these names and contents into the run's artifacts."""
+        with tempfile.TemporaryDirectory(prefix="mma-mrnnet-artifacts-") as local:
+            for name, content in files.items():
+                path = Path(local) / name
+                path.write_bytes(content)
+                self.log_artifact(path)
 
     def register(self, local_model: str | Path, name: str, *, alias: str | None = None) -> int:
         """Copies a folder that `mlflow.pyfunc.save_model` made into the run, and registers it as the next version of
@@ -196,6 +205,19 @@ def start_run(
                 client.set_terminated(tracker.run_id, "FAILED")
             raise
     return tracker
+
+
+def find_run(experiment: str, tags: Mapping[str, str], *, tracking_uri: str | None = None) -> str | None:
+    """The id of the oldest run of an experiment that has all of these tags; None where there is none."""
+    uri = resolve_uri(tracking_uri)
+    with _told(uri):
+        client = _new_client(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        filters = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        runs = client.search_runs([found.experiment_id], filters, order_by=["attributes.start_time ASC"], max_results=1)
+        return runs[0].info.run_id if runs else None
 
 
 def resolve_uri(tracking_uri: str | None) -> str:

@@ -7,11 +7,17 @@ sees every entry as it comes: progress and tracking are its matter alone.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import socket
+import struct
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 
@@ -34,6 +41,14 @@ ABORT_S = 20
 """How long a signalled training may take to end its workers in an orderly way."""
 TIMEOUT_S = 600
 """How long a worker waits for the others in a gather before it fails, and Ray starts them all again."""
+PLACE_S = 20
+"""How long an elastic training waits for the places that it was told of, before it asks again what there is: Ray's view
+of the nodes is up to 20 s old (its own wait: 60 s)."""
+WITHOUT_PLACE = 30
+"""How often a fixed number of workers that finds no place is asked for again, a minute each, before the training fails.
+An elastic training waits for its least number without end."""
+SIOCGIFADDR = 0x8915
+"""Linux: asks for an interface's IPv4 address."""
 
 
 class TrainingError(Exception):
@@ -52,18 +67,44 @@ def restored(name: str) -> bytes | None:
         return (Path(folder) / name).read_bytes()
 
 
-def report(entry: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+def report(entry: Mapping[str, Any], files: Mapping[str, bytes] | None) -> None:
     """Hand an entry (plain values) to the driver and keep the files; every rank calls it, equally often.
 
-    Files of rank 0 alone are kept, so that others may give none.
+    Files of rank 0 alone are kept, so that others may give none. None: there is no checkpoint.
     """
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(dict(entry))
+    context = ray.train.get_context()
+    told = {**entry, "workers": context.get_world_size()}
+    if files is None or context.get_world_rank() != 0:
+        ray.train.report(told)
         return
     with tempfile.TemporaryDirectory(prefix="mma-mrnnet-checkpoint-") as local:
         for name, content in files.items():
             (Path(local) / name).write_bytes(content)
-        ray.train.report(dict(entry), checkpoint=Checkpoint.from_directory(local))
+        ray.train.report(told, checkpoint=Checkpoint.from_directory(local))
+
+
+def _use_cluster_interface() -> None:
+    """Let gloo and NCCL talk through the interface that carries this node's address in the cluster.
+
+    Gloo takes the one that the host's name stands for, which on many machines is the loopback: fine for one node.
+    """
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface is not None:
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, interface)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface with this IPv4 address; None where none has it, or the system does not tell."""
+    if not sys.platform.startswith("linux"):
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(asking, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return None
 
 
 # --- on the driver ---
@@ -93,7 +134,19 @@ class _ToDriver(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = next(iter(sorted(worker_exceptions.items())))
-        ray.get(self.entries.add.remote({"failure": f"worker {rank}: {_first_line(error)}"}))
+        ray.get(self.entries.add.remote({"failure": f"worker {rank}: {first_line(error)}"}))
+
+
+class _Backend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_use_cluster_interface)
+        super().on_start(worker_group, backend_config)
+
+
+class _Config(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _Backend
 
 
 class _Trainer(TorchTrainer):
@@ -106,8 +159,7 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         # As in Ray 2.60 (pinned), less the handler of SIGINT, which is ours.
-        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        place: Any = {"num_cpus": 0, "label_selector": here, "runtime_env": {"env_vars": get_env_vars_to_propagate()}}
+        place: Any = {**_here(), "runtime_env": {"env_vars": get_env_vars_to_propagate()}}
         actor: Any = ray.remote(**place)(TrainController)
         self.controller = actor.remote(**settings)
         ray.get(self.controller.run.remote())
@@ -123,6 +175,11 @@ class _Trainer(TorchTrainer):
             ray.kill(self.controller)
 
 
+def _here() -> dict[str, Any]:
+    """Options of an actor that lives and dies with the driver's node, and takes nothing of it."""
+    return {"num_cpus": 0, "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()}}
+
+
 def run_training(
     worker: Callable[[dict[str, Any]], None],
     config: dict[str, Any],
@@ -134,7 +191,7 @@ def run_training(
     on_entry: Callable[[dict[str, Any]], None],
     stop: Stop,
 ) -> dict[str, bytes] | None:
-    """Train, and give the files of the last checkpoint; None where a signal ended it (the checkpoints stay).
+    """Train, and give the files of the last checkpoint, if any; None where a signal ended it (the checkpoints stay).
 
     Args:
         worker: runs in each worker, with `config`.
@@ -143,23 +200,25 @@ def run_training(
         folder: where Ray keeps its checkpoints; all nodes see it.
         name: a run that exists there under this name is gone on with.
         max_failures: how often workers are started again before the training fails.
-        on_entry: called on the driver with each entry that rank 0 reported, and `{"failure": words}` when workers are
-            started again.
+        on_entry: called on the driver with each entry that rank 0 reported, `workers` (their number) in it, and
+            `{"failure": words}` when workers are started again.
         stop: looked at between two polls; a signal ends the training.
 
     Raises:
-        TrainingError: workers failed more often than that.
+        TrainingError: workers failed more often than that, or a fixed number found no place for half an hour.
     """
     if drop_damaged_snapshot(folder, name):
         on_entry({"failure": "a kill has cut the list of checkpoints short, so that the first epoch begins again"})
     filesystem, path = folder.filesystem()
-    entries: Any = ray.remote(num_cpus=0)(_Entries).remote()
+    entries: Any = ray.remote(**_here())(_Entries).remote()
+    if workers.span:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_S))
     trainer = _Trainer(
         worker,
         train_loop_config=config,
-        torch_config=TorchConfig(timeout_s=TIMEOUT_S, backend="nccl" if workers.gpus else "gloo"),
+        torch_config=_Config(timeout_s=TIMEOUT_S, backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers.count,
+            num_workers=workers.span or workers.count,
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
         ),
@@ -167,7 +226,7 @@ def run_training(
             name=name,
             storage_path=path,
             storage_filesystem=None if folder.is_local else filesystem,
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=WITHOUT_PLACE),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[_ToDriver(entries)],  # type: ignore[list-item]  # ray.train.RunConfig is typed as its V1 namesake
         ),
@@ -203,7 +262,9 @@ def run_training(
         thread.join(ABORT_S)
         return None
     if "error" in ended:
-        raise TrainingError(_first_line(ended["error"])) from ended["error"]
+        raise TrainingError(first_line(ended["error"])) from ended["error"]
+    if ended["checkpoint"] is None:  # workers that keep their state elsewhere
+        return {}
     with ended["checkpoint"].as_directory() as local:
         return {each.name: each.read_bytes() for each in Path(local).iterdir() if each.is_file()}
 
@@ -225,7 +286,7 @@ def drop_damaged_snapshot(folder: Folder, name: str) -> bool:
     return False
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What a person needs of Ray's nested errors: the last line of the innermost one's text that says something."""
     failures = getattr(error, "worker_failures", None)
     inner = next(iter(failures.values())) if failures else error

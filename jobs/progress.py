@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +29,8 @@ class RunProgress:
     def __init__(self, total: int, *, unit: str = "videos"):
         self.total, self.unit = total, unit
         self.done = self.frames = self.failed = 0
+        self.on_tick: Callable[[], None] | None = None
+        """Called at every look."""
         self._started_s = time.monotonic()
         self._told_s = self._started_s
         self._bar: Progress | None = None
@@ -77,6 +79,8 @@ class RunProgress:
 
     def tick(self) -> None:
         """Draw, if it is time to."""
+        if self.on_tick:
+            self.on_tick()
         now = time.monotonic()
         if self._bar:
             self._bar.update(self._task, completed=self.done, told=self._rate())
@@ -132,6 +136,31 @@ class SeedProgress:
                 f"{entry['seed_epoch'] + 1}/{self.epochs}: {loss}{val}, {entry['samples_per_s']:.0f} videos/s"
             )
         self.told = len(history)
+
+
+class SweepProgress:
+    """A line every few seconds for a sweep: what has ended, what runs, and the best so far."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self._told_s = time.monotonic()
+        self._ended = -1
+
+    def tell(self, book: Any) -> None:
+        """Tell how a `jobs.sweep_book.Book` stands: at each trial's end, and at most every `LOG_INTERVAL_S` between."""
+        records = book.ordered()
+        counts = {state: sum(each.state == state for each in records) for state in ("done", "stopped", "failed")}
+        ended, now = sum(counts.values()), time.monotonic()
+        if ended == self._ended and now - self._told_s < LOG_INTERVAL_S:
+            return
+        self._ended, self._told_s = ended, now
+        running = [f"{each.number} (epoch {each.epochs})" for each in records if each.state == "running"]
+        best = book.best()
+        say(
+            f"{ended}/{self.total} trials: {', '.join(f'{count} {state}' for state, count in counts.items() if count)}"
+            f"{'; running ' if running else ''}{', '.join(running)}"
+            + (f"; best {best.number}: val mean Pearson {best.score:.3f}" if best else "")
+        )
 
 
 def _clock(seconds: float) -> str:

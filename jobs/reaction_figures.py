@@ -31,7 +31,7 @@ def scatter(values: npt.NDArray[np.float64], labels: npt.NDArray[np.float32]) ->
         known = np.flatnonzero(np.isfinite(labels[:, column]))
         shown = known[:: max(1, -(-len(known) // MOST_POINTS))]
         axes.plot(values[shown, column], labels[shown, column], ".", color=INK, alpha=0.25, markersize=3)
-    return _png(figure)
+    return png_source(figure)
 
 
 def calibration(values: npt.NDArray[np.float64], labels: npt.NDArray[np.float32]) -> str:
@@ -45,7 +45,7 @@ def calibration(values: npt.NDArray[np.float64], labels: npt.NDArray[np.float32]
         most = max([*x, *y, 0.05]) * 1.05
         axes.plot([0, most], [0, most], color=FAINT, linewidth=1)
         axes.plot(x, y, "o-", color=INK, markersize=3, linewidth=1)
-    return _png(figure)
+    return png_source(figure)
 
 
 def timeline(times_s: npt.NDArray[np.floating], values: npt.NDArray[np.float32], names: Sequence[str]) -> str:
@@ -62,11 +62,11 @@ def timeline(times_s: npt.NDArray[np.floating], values: npt.NDArray[np.float32],
     for k in sorted(moves, key=moves.__getitem__, reverse=True)[:MOST_UNITS]:
         right.plot(times_s, values[:, k], linewidth=1, label=names[k])
     for axes in (left, right):
-        _plain(axes)
+        plain(axes)
         axes.set_xlabel("s", fontsize=7)
         if axes.lines:
             axes.legend(fontsize=6, frameon=False, loc="upper right", ncols=2)
-    return _png(figure)
+    return png_source(figure)
 
 
 def thumbnail(picture: npt.NDArray[np.uint8], boxes: Sequence[npt.NDArray[np.float32]], *, blur: bool) -> str:
@@ -97,7 +97,7 @@ def _panels(below: str, beside: str) -> tuple[matplotlib.figure.Figure, list[Any
     grid = figure.subplots(2, 4)
     panels = list(grid.flat)
     for axes, name in zip(panels, REACTIONS):
-        _plain(axes)
+        plain(axes)
         axes.set_title(name, fontsize=8)
     panels[-1].axis("off")
     figure.supxlabel(below, fontsize=8)
@@ -105,12 +105,14 @@ def _panels(below: str, beside: str) -> tuple[matplotlib.figure.Figure, list[Any
     return figure, panels[: len(REACTIONS)]
 
 
-def _plain(axes: Any) -> None:
+def plain(axes: Any) -> None:
+    """No frame above and at the right, small ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=6, length=2)
 
 
-def _png(figure: matplotlib.figure.Figure) -> str:
+def png_source(figure: matplotlib.figure.Figure) -> str:
+    """A figure as the text of an <img> source."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from jobs.training_run import TrainingRun
 from rnn.flat import flat_videos, stores_spec, stores_step
 from rnn.join import join
 from rnn.labels import ReactionLabels
+from rnn.network import NetworkConfig
 from rnn.reactions import REACTIONS
 from rnn.sequences import chosen_names
 from rnn.training.data import SAMPLE_SCHEMA, SPLITS, prepared_splits, steps_reached, told_reach
@@ -102,9 +104,10 @@ class ReactionRun(TrainingRun):
             raise InputError(f"--labels {display(options.labels)}: no labelled video of the split train has features")
         with input_errors(ValueError):
             splits, normaliser = prepared_splits(grid, samples, options.sequence, scratch)
-            steps = steps_reached(splits, options.steps, options.network)
-            if options.network.limits_steps():
-                say(told_reach(splits["train"].sequences.lengths, steps))
+            for network in self.networks():
+                steps = steps_reached(splits, options.steps, network)
+                if network.limits_steps():
+                    say(told_reach(splits["train"].sequences.lengths, steps))
         trained_on = len(splits["train"].sequences)
         batch = min(options.fit.batch_size, trained_on)
         if batch < SMALL_BATCH:
@@ -123,6 +126,10 @@ class ReactionRun(TrainingRun):
         }
         return samples
 
+    def networks(self) -> list[NetworkConfig]:
+        """The shapes that will be trained, for a look at the lengths before the start."""
+        return [self.options.network]
+
     def _read_served(self) -> tuple[bytes, bytes | None]:
         """What a registered model takes along, found and fitting before anything is trained."""
         options = self.options
@@ -139,12 +146,18 @@ class ReactionRun(TrainingRun):
     # --- the training ---
 
     def _train(self, workers: Workers, stop: Stop) -> dict[str, bytes] | None:
-        options, data = self.options, self.record["data"]
-        config = WorkerConfig(
+        config = self.worker_config(self.options, workers)
+        progress = SeedProgress(self.options.fit.epochs, self.options.seeds)
+        return self.train(train_worker, config, workers, stop, progress.tell)
+
+    def worker_config(self, options: Options, workers: Workers) -> WorkerConfig:
+        """What a worker is told of a training under these options."""
+        data = self.record["data"]
+        return WorkerConfig(
             out=self.folder,
             stores=self.stores,
             spec=data["spec"],
-            step_s=data["step_s"],
+            step_s=options.step_s or data["step_s"],
             most_steps=options.steps,
             seeds=tuple(options.seeds),
             calibrate=options.calibrate,
@@ -158,16 +171,15 @@ class ReactionRun(TrainingRun):
                 "run_id": self.record["run_id"],
                 "preset": options.preset,
                 "data": {key: value for key, value in data.items() if key != "spec"},
-                "fit": self.asked["fit"],
+                "fit": json.loads(json.dumps(asdict(options.fit))),
                 "precision": options.precision,
             },
         )
-        progress = SeedProgress(options.fit.epochs, options.seeds)
-        return self.train(train_worker, config, workers, stop, progress.tell)
 
     # --- what it leaves ---
 
-    def _register(self, model: bytes) -> None:
+    def register(self, model: bytes, alias: str | None = None) -> None:
+        """Put the model into MLflow's registry, where that was asked for."""
         if self.served is None:
             return
         with tempfile.TemporaryDirectory(prefix="mma-mrnnet-model-") as local:
@@ -175,7 +187,7 @@ class ReactionRun(TrainingRun):
             save_pyfunc(folder, model, *self.served)
 
             def put(tracker: Tracker) -> None:
-                number = tracker.register(folder, self.options.register)
+                number = tracker.register(folder, self.options.register, alias=alias)
                 say(f"registered: models:/{self.options.register}/{number}")
 
             self.track(put)
@@ -200,9 +212,9 @@ class ReactionRun(TrainingRun):
         card = reaction_card(self.record, scores, files[MODEL_FILE]).encode()
         left = {MODEL_FILE: files[MODEL_FILE], LAST_FILE: files[LAST_FILE], METRICS_FILE: written, CARD_FILE: card}
         self.leave(left, summary)
-        numbers = {f"final_{name}_{key}": value for name, each in splits.items() for key, value in _floats(each)}
+        numbers = {f"final_{name}_{key}": value for name, each in splits.items() for key, value in score_numbers(each)}
         self.log_result(numbers, {name: left[name] for name in (MODEL_FILE, METRICS_FILE, CARD_FILE)})
-        self._register(files[MODEL_FILE])
+        self.register(files[MODEL_FILE])
         for name, each in splits.items():
             say(told_scores(name, each))
         return Outcome(summary=summary, exit_code=DONE)
@@ -242,7 +254,8 @@ def told_scores(split: str, scores: dict[str, Any]) -> str:
     )
 
 
-def _floats(scores: dict[str, Any]) -> list[tuple[str, float]]:
+def score_numbers(scores: dict[str, Any]) -> list[tuple[str, float]]:
+    """A split's scores as metrics by name."""
     by_reaction = [(f"pearson_{name}", each["pearson"]) for name, each in scores["by_reaction"].items()]
     return [("mean_pearson", scores["mean_pearson"]), ("mean_ccc", scores["mean_ccc"]), *by_reaction]
 

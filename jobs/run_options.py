@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+class WorkerCount(int):
+    """`--num-workers`: N, or MIN:MAX, whose number is MAX, and which goes on with MIN."""
+
+    least: int | None
+    """MIN; None where the count is fixed."""
+
+    def __new__(cls, text: str | int) -> WorkerCount:
+        """Raises ValueError where it is neither N nor MIN:MAX of numbers from 1 on."""
+        least, colon, most = str(text).rpartition(":")
+        known = [each for each in ((least, most) if colon else (most,)) if each.isdigit() and int(each) > 0]
+        if len(known) < 1 + len(colon) or (colon and int(least) > int(most)):
+            raise ValueError(f"--num-workers {text}: give a number from 1 on, or two as MIN:MAX")
+        count = super().__new__(cls, most)
+        count.least = int(least) if colon else None
+        return count
+
+    def __str__(self) -> str:
+        return f"{self.least}:{int(self)}" if self.least is not None else str(int(self))
+
+
+_READ_COUNT = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="N|MIN:MAX",
+    instance_from_str=lambda words: WorkerCount(words[0]),
+    is_instance=lambda value: isinstance(value, WorkerCount),
+    str_from_instance=lambda value: [str(value)],
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where a training runs. None of these changes a number of the result."""
 
-    num_workers: int = 1
-    """Training processes; results do not depend on their number."""
+    num_workers: Annotated[WorkerCount, _READ_COUNT] = WorkerCount(1)  # noqa: RUF009  (immutable)
+    """Training processes; results do not depend on their number. MIN:MAX: as many as there is room for, and when a node
+    is lost or has joined, on from the last checkpoint with those that there is room for then."""
     worker_cpus: float | None = None
     """CPUs of one; default: what the node offers, less what the others need."""
     worker_gpus: float | None = None
@@ -30,10 +63,8 @@ class RunOptions:
     """Node-local folder for what workers map and for videos in transit; default: as of extract."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "num_cpus"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: give 1 or more")
+        if self.num_cpus is not None and self.num_cpus < 1:
+            raise ValueError(f"--num-cpus {self.num_cpus}: give 1 or more")
         if self.worker_cpus is not None and not self.worker_cpus > 0:
             raise ValueError(f"--worker-cpus {self.worker_cpus}: give a number above 0")
         if self.worker_gpus is not None and not self.worker_gpus >= 0:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import io
 import json
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -22,7 +20,7 @@ import pyarrow.parquet as pq
 
 from cluster.capacity import CapacityError, Node, Workers, plan_workers
 from cluster.lock import STORE_ERRORS, StoreLock
-from cluster.session import LOCAL, Stop, local_node, target_address
+from cluster.session import LOCAL, Stop, live_nodes, local_node, target_address
 from cluster.storage import Folder
 from cluster.tracking import Tracker, TrackingError, refuse_local_store, start_run
 from cluster.training import TrainingError, run_training
@@ -137,7 +135,13 @@ class TrainingRun:
         """The training workers on these nodes."""
         where = self.where
         with input_errors(CapacityError):
-            return plan_workers(nodes, count=where.num_workers, cpus=where.worker_cpus, gpus=where.worker_gpus)
+            return plan_workers(
+                nodes,
+                count=int(where.num_workers),
+                least=where.num_workers.least,
+                cpus=where.worker_cpus,
+                gpus=where.worker_gpus,
+            )
 
     # --- the training ---
 
@@ -173,11 +177,18 @@ class TrainingRun:
         `config` reaches each worker as `config["worker"]`; `tell` gets the history of epochs as it grows.
         """
 
+        crew = workers.count
+
         def on_entry(entry: dict[str, Any]) -> None:
+            nonlocal crew
             self.check_lock()
             if failure := entry.get("failure"):
                 say(f"workers are started again from the last checkpoint: {failure}")
+                self._tell_lack_of_room(workers)
                 return
+            if entry["workers"] != crew:
+                crew = entry["workers"]
+                say(f"on with {crew} worker{'s' if crew > 1 else ''}; the global batch is the same")
             tell(entry["history"])
             self.track(lambda tracker: tracker.log_epochs(_numbers(entry["history"])))
 
@@ -196,6 +207,14 @@ class TrainingRun:
             self.write_record("failed")
             self.track(lambda tracker: tracker.finish("FAILED"))
             raise JobFailedError(f"the training failed: {error}. --resume goes on from the last epoch") from error
+
+    def _tell_lack_of_room(self, workers: Workers) -> None:
+        """That a training waits for nodes, where those that are left do not hold its workers."""
+        least, more = (workers.span[0], "") if workers.span else (workers.count, "; MIN:MAX workers go on with fewer")
+        try:
+            plan_workers(live_nodes(), count=least, cpus=workers.cpus, gpus=workers.gpus)
+        except CapacityError as error:
+            say(f"waiting for nodes: {error}{more}")
 
     def track(self, what: Callable[[Tracker], None]) -> None:
         """Tracking that fails is told, and never costs a training."""
@@ -220,11 +239,7 @@ class TrainingRun:
 
         def log(tracker: Tracker) -> None:
             tracker.log_metrics(metrics)
-            with tempfile.TemporaryDirectory() as local:
-                for name, content in artifacts.items():
-                    path = Path(local) / name
-                    path.write_bytes(content)
-                    tracker.log_artifact(path)
+            tracker.log_files(artifacts)
             tracker.finish("FINISHED")
 
         self.track(log)

@@ -57,7 +57,9 @@ def stores_step(folders: Sequence[ReadableFolder]) -> float:
     return common_interval(np.concatenate([*intervals, np.empty(0)]), ids)
 
 
-def flat_videos(folders: Sequence[ReadableFolder], spec: Mapping[str, Any], step_s: float, scratch: Path) -> GridVideos:
+def flat_videos(
+    folders: Sequence[ReadableFolder], spec: Mapping[str, Any], step_s: float, scratch: Path, *, keep_s: float = 0.0
+) -> GridVideos:
     """All videos of the stores on a grid of `step_s`, their values a read-only map shared by the node's processes.
 
     Args:
@@ -65,6 +67,7 @@ def flat_videos(folders: Sequence[ReadableFolder], spec: Mapping[str, Any], step
         spec: that spec; its descriptors are the columns.
         step_s: seconds between steps.
         scratch: a folder of this node, on a disk with room for 104 bytes a step; made if absent.
+        keep_s: how long other grids stay there that nobody maps, seconds.
 
     Raises ValueError where a video stands in two files, OSError where storage or the disk fails.
     """
@@ -81,7 +84,7 @@ def flat_videos(folders: Sequence[ReadableFolder], spec: Mapping[str, Any], step
     def build(path: Path) -> None:
         _build(path, [(folder, name) for folder, name, _ in files], names, step_s)
 
-    values, facts = built_once(scratch, "grid", key, build, lambda path: read_flat(path, len(names)))
+    values, facts = built_once(scratch, "grid", key, build, lambda path: read_flat(path, len(names)), keep_s=keep_s)
     offsets = np.concatenate([[0], np.cumsum(facts["steps"].to_numpy())]).astype(np.int64)
     facts = facts.select(list(VIDEO_FACTS))
     return GridVideos(names=names, step_s=step_s, values=values, offsets=offsets, facts=facts, key=key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,24 +28,31 @@ def digest(*told: object) -> str:
 
 
 def built_once(
-    scratch: Path, kind: str, name: str, build: Callable[[Path], None], use: Callable[[Path], Mapped]
+    scratch: Path,
+    kind: str,
+    name: str,
+    build: Callable[[Path], None],
+    use: Callable[[Path], Mapped],
+    *,
+    keep_s: float = 0.0,
 ) -> Mapped:
     """What `use` makes of the file `<kind>-<name>` of a scratch folder, which `build` makes where it is not there.
 
-    Whoever comes meanwhile waits, until `use` has mapped the file too: files of the same kind that nobody maps are
-    deleted before another is built.
+    Whoever comes meanwhile waits, until `use` has mapped the file too: files of the same kind that nobody maps, and
+    nobody has asked for within `keep_s` seconds, are deleted before another is built.
     """
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = scratch / f"{kind}-{name}"
     with _locked(scratch / f"_{kind}-lock"):
         if not path.exists():
-            _delete_unused(scratch, kind)
+            _delete_unused(scratch, kind, keep_s)
             temporary = scratch / f"_tmp-{kind}-{os.getpid()}"
             try:
                 build(temporary)
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
+        os.utime(path)
         return use(path)
 
 
@@ -69,9 +77,10 @@ def allocated(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.me
         return np.memmap(target, dtype, mode="r+", shape=shape)
 
 
-def _delete_unused(scratch: Path, kind: str) -> None:
+def _delete_unused(scratch: Path, kind: str, keep_s: float) -> None:
     """Needs the kind's lock: nobody maps a file in between, and whoever built a temporary one is gone."""
-    for old in [*scratch.glob(f"_tmp-{kind}-*"), *scratch.glob(f"{kind}-*")]:
+    kept = {path for path in scratch.glob(f"{kind}-*") if time.time() - path.stat().st_mtime < keep_s}
+    for old in [*scratch.glob(f"_tmp-{kind}-*"), *(set(scratch.glob(f"{kind}-*")) - kept)]:
         with open(old, "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -97,7 +97,7 @@ def person_numbers(samples: pa.Table) -> npt.NDArray[np.int64] | None:
 
 
 def prepared_splits(
-    grid: GridVideos, samples: pa.Table, options: SequenceOptions, scratch: Path
+    grid: GridVideos, samples: pa.Table, options: SequenceOptions, scratch: Path, *, keep_s: float = 0.0
 ) -> tuple[dict[str, SplitVideos], Normaliser]:
     """The splits' sequences, prepared by the first process of the node that asks and mapped by all; the normaliser.
 
@@ -106,6 +106,7 @@ def prepared_splits(
         samples: rows of `SAMPLE_SCHEMA`, each of a video of the grid.
         options: how they become sequences. Under `subject`, all rows need one.
         scratch: a folder of this node.
+        keep_s: how long other sequences stay there that nobody maps, seconds.
 
     Raises ValueError for unknown descriptors and where no training video shows a face.
     """
@@ -142,7 +143,9 @@ def prepared_splits(
             told = json.dumps(normaliser.to_dict() if normaliser else {})
             end_flat(target, total, table.replace_schema_metadata({"normaliser": told}))
 
-    values, table = built_once(scratch, "sequences", key, build, lambda path: read_flat(path, len(names)))
+    values, table = built_once(
+        scratch, "sequences", key, build, lambda path: read_flat(path, len(names)), keep_s=keep_s
+    )
     normaliser = Normaliser.from_dict(json.loads(table.schema.metadata[b"normaliser"]))
     rows, steps = table["row"].to_numpy(), table["steps"].to_numpy()
     ends = np.cumsum(steps)
