@@ -26,6 +26,8 @@ def read_model(uri: str) -> ReactionModel:
     """A model at the URI of its file or its folder. Raises InputError where there is none."""
     place = uri if uri.endswith(".safetensors") else f"{uri.rstrip('/')}/{MODEL_FILE}"
     with input_errors(ValueError, OSError, StorageError, option=f"--model {display(uri)}"):
+        if place != uri and not Folder(uri).exists(MODEL_FILE):
+            raise InputError(f"--model {display(uri)} holds no {MODEL_FILE}: give a folder that train or tune wrote")
         return load_model(read(place), name=display(place))
 
 

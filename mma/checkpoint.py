@@ -133,7 +133,7 @@ def read_header(content: bytes, name: str) -> dict[str, Any]:
     if content[8:9] != b"{" and (content[:4] == b"PK\x03\x04" or content[:1] == b"\x80"):
         raise ValueError(
             f"{name} is a PyTorch pickle (.pt, .pth), and loading one can run code: "
-            "give a .safetensors file as train-mma or save_mma writes it"
+            "give a .safetensors file that this project wrote"
         )
     length = int.from_bytes(content[:8], "little")
     try:
@@ -143,7 +143,7 @@ def read_header(content: bytes, name: str) -> dict[str, Any]:
         if not isinstance(header, dict):
             raise ValueError("its header is not a JSON object")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is not a safetensors file, or cut short ({error}): give one of train-mma") from None
+        raise ValueError(f"{name} is not a safetensors file, or cut short ({error}): take the original file") from None
     return header
 
 

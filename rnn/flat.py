@@ -114,7 +114,8 @@ def _build(path: Path, files: Sequence[tuple[ReadableFolder, str]], names: Seque
         try:
             return to_grid(read_file(folder, name, [*_ROW_COLUMNS, *names]), names, step_s)
         except ValueError as error:
-            raise ValueError(f"{folder.display}/{name}: {error}") from error
+            named = f"{folder.display}/{name}" in str(error)
+            raise ValueError(str(error) if named else f"{folder.display}/{name}: {error}") from error
 
     where: dict[str, str] = {}
     facts, steps = [pa.schema([*VIDEO_FACTS.items(), ("steps", pa.int64())]).empty_table()], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -47,6 +48,20 @@ def test_what_is_mapped_stays_and_what_is_not_goes(tmp_path):
     built_once(tmp_path, "k", "c", lambda path: numbers(path, 3), taken)
     assert sorted(each.name for each in tmp_path.glob("k-*")) == ["k-a", "k-c"]
     assert held.tolist() == [1] * 4
+
+
+def test_what_was_asked_for_lately_is_kept_for_a_while(tmp_path):
+    for name in "ab":
+        built_once(tmp_path, "k", name, lambda path: numbers(path, 1), taken)
+    assert sorted(each.name for each in tmp_path.glob("k-*")) == ["k-b"]
+    built_once(tmp_path, "k", "c", lambda path: numbers(path, 2), taken, keep_s=60)
+    assert sorted(each.name for each in tmp_path.glob("k-*")) == ["k-b", "k-c"]
+    long_ago = time.time() - 120
+    for name in "bc":
+        os.utime(tmp_path / f"k-{name}", (long_ago, long_ago))
+    built_once(tmp_path, "k", "c", lambda path: numbers(path, 9), taken)  # asked for again
+    built_once(tmp_path, "k", "d", lambda path: numbers(path, 3), taken, keep_s=60)
+    assert sorted(each.name for each in tmp_path.glob("k-*")) == ["k-c", "k-d"]
 
 
 def test_nobody_deletes_a_file_between_its_building_and_its_mapping(tmp_path):
