@@ -30,10 +30,15 @@ JOBS = {
     "extract": "videos -> faces -> affect descriptors, into a feature store of Parquet files",
     "import-openface": "csv files of OpenFace 2 -> a feature store",
     "train": "a feature store and reaction labels -> a masked RNN (stage 2)",
+    "tune": "a sweep of train's settings: many trials, their ranking, and the best one's model",
+    "ablate": "one setting of train changed at a time: a table of what each is worth",
     "evaluate": "a trained network and labels -> its scores beside their floors, as a table and a page",
     "predict": "videos, or a feature store, and a masked RNN -> 7 reaction intensities a video",
     "export": "a feature store as one row a frame, csv or Parquet, for pandas and R",
     "forget": "take people's videos out of a feature store for good",
+    "submit": "any job, run on a remote cluster",
+    "doctor": "what of cluster, storage, tracking, decoders and GPUs works, and the mend for what does not",
+    "bench": "speeds beside their limits, and beside what one would otherwise use",
 }
 """The jobs by name, with what each is for; `jobs.<name>`, a hyphen as `_`, holds its `Options` and its `run`."""
 
@@ -78,10 +83,12 @@ def main(arguments: Sequence[str] | None = None, *, summary_stream: Any = None) 
 def _run(job: str, arguments: list[str], help_stream: io.TextIOBase) -> tuple[Outcome | None, int]:
     try:
         module = importlib.import_module(f"jobs.{job.replace('-', '_')}")
-        options = parse_options(module.Options, job, arguments, help_stream)
+        takes_job = getattr(module.Options, "takes_job", False)  # submit: what stands behind -- is another job's
+        end = arguments.index("--") if takes_job and "--" in arguments else len(arguments)
+        options = parse_options(module.Options, job, arguments[:end], help_stream)
         if options is None:
             return None, DONE
-        outcome = module.run(options)
+        outcome = module.run(options, arguments[end + 1 :]) if takes_job else module.run(options)
         return outcome, outcome.exit_code
     except InputError as error:
         return None, _refuse(str(error))
@@ -103,7 +110,7 @@ def parse_options(options: type, job: str, arguments: list[str], help_stream: An
     Raises:
         InputError: unknown, missing or wrong options, as one line.
     """
-    words = _with_preset(options, _with_config_file(options, arguments))
+    words = _with_preset(options, with_config_file(options, arguments))
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -125,8 +132,12 @@ def _one_line(box: str) -> str:
     return "; ".join(each for each in told if each and not each.startswith(("For full helptext", "Argument helptext")))
 
 
-def _with_config_file(options: type, arguments: list[str]) -> list[str]:
-    """The arguments with those of `--config FILE` put in front, less the ones given on the command line."""
+def with_config_file(options: type, arguments: list[str]) -> list[str]:
+    """The arguments with those of `--config FILE` put in front, less the ones given on the command line.
+
+    Raises:
+        InputError: the file cannot be read, or names an option that the job does not have.
+    """
     arguments = [
         part for word in arguments for part in (word.split("=", 1) if word.startswith("--config=") else [word])
     ]
@@ -161,6 +172,11 @@ def _in_front(options: type, settings: Mapping[Any, Any], told: str, words: list
     given = {word.split("=")[0] for word in words}
     front = [word for part in _flags(options, settings, told) if not given & set(part.names) for word in part.words]
     return front + words
+
+
+def option_words(options: type, settings: Mapping[Any, Any], told: str) -> list[str]:
+    """Settings as they stand in a file, as words of the command line. Raises InputError for an unknown name."""
+    return [word for part in _flags(options, settings, told) for word in part.words]
 
 
 class _Setting(NamedTuple):
