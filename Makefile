@@ -24,7 +24,7 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 3000
 
 bench: setup
-	$(BIN)/python -m jobs.bench
+	$(BIN)/python -m jobs bench --small
 
 lint: setup
 	$(BIN)/ruff check .
