@@ -24,6 +24,8 @@ class Node:
     gpus: float = 0.0
     resources: frozenset[str] = frozenset()
     """Names of the custom resources that it offers."""
+    id: str = ""
+    """Ray's own name for it, which no later node has."""
 
 
 @dataclass(frozen=True, kw_only=True)

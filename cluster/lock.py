@@ -118,6 +118,8 @@ class StoreLock:
         self._version = ""
         self._last_beat_s = 0.0
         self._gone = False
+        self.trouble = ""
+        """Why the heartbeats that failed last did so, in the server's words; empty after one that got through."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -149,10 +151,11 @@ class StoreLock:
             self._flock.release()
             self._flock = None
         if self._thread is not None:
+            lost = self.lost
             self._stop.set()
             self._thread.join()
             self._thread = None
-            if not self._gone:
+            if not lost and not self._gone:
                 try:
                     self._folder.replace_if(LOCK_NAME, b"{}", self._version)
                 except StorageError as error:
@@ -220,9 +223,11 @@ class StoreLock:
             count += 1
             try:
                 if not self.lost and self._beat_once(count):
+                    self.trouble = ""
                     continue
             except StorageError as error:
                 _log.warning("a heartbeat of the lock failed: %s", error)
+                self.trouble = f"no heartbeat got through for {_now_s() - self._last_beat_s:.0f} s: {error}"
                 continue
             self._gone = True
             if self._on_lost:

@@ -119,6 +119,7 @@ def live_nodes() -> list[Node]:
             cpus=float(node["Resources"].get("CPU", 0.0)),
             gpus=float(node["Resources"].get("GPU", 0.0)),
             resources=frozenset(node["Resources"]),
+            id=node["NodeID"],
         )
         for node in ray.nodes()
         if node["Alive"]

@@ -23,11 +23,12 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import Checkpoint, CheckpointConfig, RunConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
 from cluster.capacity import Workers
 from cluster.session import Stop
@@ -138,7 +139,7 @@ class _ToDriver(UserCallback):
 
 
 class _Backend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(_use_cluster_interface)
         super().on_start(worker_group, backend_config)
 

@@ -17,7 +17,7 @@ WAIT_S = 0.5
 """How long the driver waits for a batch before it looks at its other duties."""
 
 JOIN_S = 10.0
-"""How long the driver waits for the pipeline to close before Ray is shut down."""
+"""How long the driver waits for the pipeline to close before it shuts Ray down or begins another pipeline."""
 
 _END = object()
 

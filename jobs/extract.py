@@ -66,6 +66,9 @@ class Options:
     """Videos decoded at the same time; default: what fits."""
     decode_cpus: float | None = None
     """CPUs that one decode slot claims; default: 1 beside GPUs, else an even share."""
+    decode_resource: str | None = None
+    """Decode only on nodes that offer this custom resource (ray start --resources '{"NAME": 1}'), such as a cluster's
+    cheap CPU nodes; default: on every node."""
     extractors: int | None = None
     """MMA actors; default: one a GPU, or one for four CPUs."""
     extractor_gpus: float | None = None

@@ -26,7 +26,7 @@ from jobs.evaluate import Options
 from jobs.frame_report import FILES, METRICS_FILE, FrameScores, numbers, print_scores, trained_on, write_scores
 from jobs.label_sets import NamedSet, read_sets, sample_table
 from jobs.models import MODEL_FILE, RUN_FILE, MMAWeights, load_weights
-from jobs.outcome import InputError, Outcome, input_errors
+from jobs.outcome import InputError, Outcome, input_errors, no_empty_folder
 from jobs.progress import RunProgress, say
 from mma.checkpoint import load_mma
 from mma.crops import WITH_FACE, flat_faces, outcomes
@@ -51,8 +51,13 @@ def evaluate_frames(options: Options) -> Outcome:
         InputError: no such model, labels, split or place; another detector than the model's; results that stand there.
         JobFailedError: faces could not be cut.
     """
-    started_s = time.monotonic()
     out = _settle_out(options)
+    with no_empty_folder(out):
+        return _evaluate(options, out)
+
+
+def _evaluate(options: Options, out: Folder) -> Outcome:
+    started_s = time.monotonic()
     weights = load_weights(options.model, option="--model")
     thresholds = _thresholds(weights)
     faces = face_settings(options)

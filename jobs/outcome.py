@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.storage import Folder
 
 DONE, FAILED, WRONG_INPUT, TOO_MANY_FAILURES = 0, 1, 2, 3
 """Exit codes (DESIGN.md, "The command line"); 128 + the signal's number where a signal ended the run."""
@@ -41,3 +45,19 @@ def input_errors(*kinds: type[Exception], option: str = "") -> Iterator[None]:
     except caught as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise InputError(text if not option or option in text else f"{option}: {text}") from error
+
+
+@contextmanager
+def no_empty_folder(out: Folder) -> Iterator[None]:
+    """Where the block ends in an `InputError`, take back the folders that were made for `out` and are empty."""
+    made = []
+    if out.is_local:
+        path = Path(out.uri)
+        made = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        yield
+    except InputError:
+        for folder in made:  # the innermost first
+            with suppress(OSError):  # something lies in it, or it was not made
+                folder.rmdir()
+        raise

@@ -12,12 +12,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from cluster.capacity import Capacity
 from cluster.s3 import retry_count
@@ -66,12 +67,37 @@ def blocks_of(plan: pa.Table, decoders: int, *, most: int = 64) -> list[pa.Table
     return [plan.slice(start, size).combine_chunks() for start in range(0, plan.num_rows, size)]
 
 
+class _Running(ExecutionCallback):
+    """Keeps the executors of this process's pipelines at hand, while they run."""
+
+    executors: ClassVar[set[Any]] = set()
+
+    def before_execution_starts(self, executor: Any) -> None:
+        self.executors.add(executor)
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        self.executors.discard(executor)
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        self.executors.discard(executor)
+
+
+def close_pipelines() -> None:
+    """End the pipelines that run in this process, whatever they wait for: whoever iterates them sees their end.
+
+    Their tasks are cancelled and not waited for: those of a host that is gone would not answer.
+    """
+    for executor in list(_Running.executors):
+        executor.shutdown(force=False)
+
+
 def data_context() -> DataContext:
     """Ray Data's settings for the pipelines of this project; captured by a Dataset when it is made."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
     context.execution_options.preserve_order = False
+    context.custom_execution_callback_classes = [_Running]
     return context
 
 
@@ -104,9 +130,12 @@ def build(
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 num_cpus=capacity.decode_cpus,
+                # A node that offers it at all has enough for all its slots: it says where, and the CPUs how many.
+                resources={capacity.decode_resource: 0.001} if capacity.decode_resource else None,
                 compute=TaskPoolStrategy(size=min(capacity.decoders, len(blocks))),
             )
-            .map_batches(
+            # `map_batches` itself refuses a batch that is the block as it comes (batch_size=None) beside GPUs.
+            .map_batches_internal(
                 MMAActor,
                 fn_constructor_kwargs={
                     "weights": weights,
@@ -116,8 +145,11 @@ def build(
                 batch_size=None,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                num_cpus=capacity.extractor_cpus,
+                num_cpus=capacity.extractor_claim,
                 num_gpus=capacity.extractor_gpus or None,
+                # The loss of one ends the pipeline, and the driver plans anew: Ray would let the faces on their way to
+                # it wait for a place on a cluster that may have no such GPU any more.
+                max_restarts=0,
                 compute=ActorPoolStrategy(size=capacity.extractors),
             )
         )

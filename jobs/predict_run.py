@@ -14,7 +14,7 @@ from cluster.storage import Folder
 from cluster.uri import StorageError
 from jobs import extract
 from jobs.models import weights_of_store
-from jobs.outcome import DONE, TOO_MANY_FAILURES, InputError, Outcome, input_errors
+from jobs.outcome import DONE, TOO_MANY_FAILURES, InputError, Outcome, input_errors, no_empty_folder
 from jobs.plan import find_videos
 from jobs.predict import Options
 from jobs.prediction import best_device, numbered, prediction_table, read_grid, read_model
@@ -33,18 +33,25 @@ STORE_FOLDER = "_store"
 
 def predict_videos(options: Options) -> Outcome:
     """The job."""
+    with input_errors(ValueError, OSError, StorageError, option="--out"):
+        out = Folder(options.out)
+    with no_empty_folder(out):
+        return _predict(options, out)
+
+
+def _predict(options: Options, out: Folder) -> Outcome:
     started_s = time.monotonic()
     model = read_model(options.model)
     with input_errors(ValueError, OSError, StorageError, option="--out"):
-        out = Folder(options.out)
         if out.exists(TABLE_FILE) and not options.overwrite:
             raise InputError(f"--out {out.display} holds predictions already: give --overwrite, or name another folder")
-        out.check_writable()
         stores = [Folder(uri) for uri in options.store] or [out.child(STORE_FOLDER)]
+        if options.videos is None:
+            out.check_writable()
     extracted: dict[str, Any] = {}
     code = DONE
     if options.videos is not None:
-        done = _extract(options, model)
+        done = _extract(options, model, out)
         extracted, code = done.summary, done.exit_code
         if code not in (DONE, TOO_MANY_FAILURES):
             return Outcome(summary={"job": "predict", "out": out.display, "extract": extracted}, exit_code=code)
@@ -96,8 +103,10 @@ def _planned(grid: GridVideos, options: Options) -> GridVideos:
     return select(grid, here, grid.names)
 
 
-def _extract(options: Options, model: ReactionModel) -> Outcome:
+def _extract(options: Options, model: ReactionModel, out: Folder) -> Outcome:
     """Videos to a store in OUT, with the frames, faces and network of the store that the model was trained on."""
+    from jobs.extraction import Extraction  # Ray's import takes a while, and --store needs none
+
     spec = model.spec
     if spec["detector"].get("detector") not in ("haar", "yunet", "none"):
         raise InputError(
@@ -123,7 +132,7 @@ def _extract(options: Options, model: ReactionModel) -> Outcome:
             num_cpus=options.num_cpus,
             scratch=options.scratch,
         )
-    return extract.run(asked)
+    return Extraction(asked, outputs=(out,)).run()
 
 
 def _mean_known(values: npt.NDArray[np.float64]) -> float | None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cluster.storage import Folder
 from cluster.uri import StorageError, display
 from jobs.evaluate import Options
-from jobs.outcome import DONE, InputError, Outcome, input_errors
+from jobs.outcome import DONE, InputError, Outcome, input_errors, no_empty_folder
 from jobs.prediction import best_device, numbered, read_grid, read_model
 from jobs.progress import say
 from jobs.reaction_labels import made_corpus_ceilings, read_reaction_labels
@@ -60,9 +60,15 @@ class Scored:
 
 def evaluate_reactions(options: Options) -> Outcome:
     """The job: predict, score, write."""
-    started_s = time.monotonic()
     with input_errors(ValueError, OSError, StorageError, option="--out"):
         out = Folder(options.out)
+    with no_empty_folder(out):
+        return _evaluate(options, out)
+
+
+def _evaluate(options: Options, out: Folder) -> Outcome:
+    started_s = time.monotonic()
+    with input_errors(ValueError, OSError, StorageError, option="--out"):
         if out.exists(METRICS_FILE) and not options.overwrite:
             raise InputError(f"--out {out.display} holds results already: give --overwrite, or name another folder")
         out.check_writable()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from cluster import metrics
 from cluster.lock import StoreLock
 from cluster.s3 import retry_count
 from cluster.session import Stop
@@ -71,6 +72,8 @@ class StoreRun:
     def fill(self, intake: Intake, stop: Stop, take: Callable[[], None]) -> None:
         """Run `take`, which feeds the intake; whatever ends it, what is complete is committed, and `error` says why."""
         self.intake = intake
+        totals = metrics.Totals()
+        intake.progress.on_tick = lambda: self._tell(intake, totals)
         stop.soft = True
         try:
             take()
@@ -84,6 +87,17 @@ class StoreRun:
             intake.commit()
         except JobFailedError as error:
             self.error = self.error or error
+        self._tell(intake, totals)
+
+    def _tell(self, intake: Intake, totals: metrics.Totals) -> None:
+        for status, videos in intake.writer.videos.items():
+            totals.tell(metrics.VIDEOS, videos, status=status)
+        totals.tell(metrics.FRAMES, intake.writer.frames)
+        totals.tell(metrics.RETRIES, self._retries())
+
+    def _retries(self) -> int:
+        """Requests that the driver and the workers sent again to object storage."""
+        return retry_count() - self.retries_before + (self.intake.retries if self.intake else 0)
 
     def sum_up(self, todo: ToDo, stop: Stop, **more: Any) -> Outcome:
         """The summary, with `more` in it, and how the run ended; both are noted in the store where it did anything."""
@@ -108,7 +122,7 @@ class StoreRun:
             "frames_per_s": round(frames / seconds, 2),
             "changed": todo.changed,
             "missing": lacking,
-            "retries": retry_count() - self.retries_before + (self.intake.retries if self.intake else 0),
+            "retries": self._retries(),
             "store": self.folder.display,
             "store_videos": store,
             **more,

@@ -133,12 +133,13 @@ def faulty_proxy(
     stall_s: float = 60.0,
     only: Callable[[str, str], bool] = lambda method, path: True,
     serial: bool = False,
+    host: str = "127.0.0.1",
 ) -> Iterator[Proxy]:
-    """A proxy on a free loopback port in front of an HTTP endpoint, in threads of this process."""
+    """A proxy on a free port of `host` in front of an HTTP endpoint, in threads of this process."""
     proxy = Proxy("", kinds, probability, max_faults, stall_s, only, seed, serial)
-    server = _Server(("127.0.0.1", 0), _Handler)
+    server = _Server((host, 0), _Handler)
     server.proxy, server.upstream = proxy, urlsplit(upstream)
-    proxy.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    proxy.endpoint = f"http://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -100,3 +100,43 @@ def test_what_is_asked_of_a_training_worker_is_kept():
 def test_training_workers_without_a_place_are_refused_before_the_start(cluster, wanted, told):
     with pytest.raises(CapacityError, match=told):
         plan_workers(nodes(*cluster), **wanted)
+
+
+def test_decode_slots_are_on_the_nodes_that_offer_the_resource():
+    named = [
+        Node(name="head", cpus=0),
+        Node(name="gpu", cpus=16, gpus=2),
+        Node(name="c1", cpus=8, resources=frozenset({"CPU", "decode"})),
+        Node(name="c2", cpus=8, resources=frozenset({"CPU", "decode"})),
+    ]
+    capacity = plan_capacity(named, decode_resource="decode")
+    assert (capacity.extractors, capacity.extractor_gpus, capacity.decoders) == (2, 1.0, 16)
+    assert "16 decode slots of 1 CPU on nodes with 'decode'" in capacity.told()
+    with pytest.raises(CapacityError, match=r"find room for 16 on the 2 nodes with 'decode'"):
+        plan_capacity(named, decode_resource="decode", decoders=17)
+    with pytest.raises(CapacityError, match=r"--decode-resource other: no node offers it .*ray start --resources"):
+        plan_capacity(named, decode_resource="other")
+
+
+def test_an_actor_beside_a_gpu_waits_for_no_cpu():
+    assert plan_capacity(nodes((16, 2))).extractor_claim == 0
+    assert plan_capacity(nodes((2, 0))).extractor_claim == plan_capacity(nodes((2, 0))).extractor_cpus > 0
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ([(2, 0), (2, 0), (2, 0)], Workers(count=3, cpus=2, span=(1, 3))),
+        ([(2, 0), (2, 0)], Workers(count=3, cpus=1, span=(1, 3))),
+        ([(1, 0), (1, 0)], Workers(count=2, cpus=1, span=(1, 3))),
+        ([(8, 1)], Workers(count=1, cpus=8, gpus=1, span=(1, 3))),
+    ],
+)
+def test_elastic_workers_are_as_many_as_there_is_room_for(cluster, expected):
+    assert plan_workers(nodes(*cluster), count=3, least=1) == expected
+
+
+def test_elastic_workers_are_refused_where_the_least_have_no_place():
+    with pytest.raises(CapacityError, match="2 training workers of 1 CPU each find room for 1"):
+        plan_workers(nodes((1, 0)), count=3, least=2)
+    assert "(1 to 3 as nodes come and go)" in plan_workers(nodes((2, 0)), count=3, least=1).told()

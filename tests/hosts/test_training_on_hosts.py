@@ -1,0 +1,104 @@
+"""`train` with `--num-workers MIN:MAX` on three hosts: on from the last checkpoint with those that are left, and the
+results are those of one machine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_hosts import Job, RayHosts
+from s3_server import make_bucket
+
+from cluster.storage import Folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SETTINGS = (
+    "--network.units", 96, "--fit.epochs", 10, "--fit.patience", 10, "--fit.batch-size", 400, "--no-tracking",
+)  # fmt: skip
+"""Epochs of seconds, to be cut off in one, and of two steps: what rounding makes of a training grows with each."""
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+@pytest.fixture(scope="module")
+def corpus(run_job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reactions") / "corpus"
+    ran = run_job("synth", "--no-video", "--out", folder, "--videos", 1200, "--seconds", "6,12")
+    assert ran.code == 0, ran.told
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_machine(run_job, corpus: Path) -> dict[str, Any]:
+    """What one worker on this machine makes of the corpus."""
+    out = corpus.parent / "alone"
+    ran = run_job("train", "--store", corpus / "store", "--labels", corpus, "--out", out, *SETTINGS)
+    assert ran.code == 0, ran.told
+    return json.loads((out / "metrics.json").read_text())
+
+
+class Run:
+    """The corpus on the S3 server, and a training from it to there."""
+
+    def __init__(self, hosts: RayHosts, corpus: Path) -> None:
+        self.hosts = hosts
+        bucket = make_bucket(hosts.s3)
+        for name in ("corpus", "corpus/store"):
+            target = Folder(f"s3://{bucket}/{name}")
+            for path in (corpus.parent / name).iterdir():
+                if path.is_file():
+                    target.write(path.name, path.read_bytes())
+        self.out = Folder(f"s3://{bucket}/model")
+        self.words = (
+            "train", "--store", f"s3://{bucket}/corpus/store", "--labels", f"s3://{bucket}/corpus",
+            "--out", self.out.uri, *SETTINGS,
+        )  # fmt: skip
+
+    def start(self, *more: object, log: str = "job") -> Job:
+        return self.hosts.job(*self.words, "--num-workers", "1:3", "--worker-cpus", 1, *more, log=log)
+
+    def epochs_saved(self) -> int:
+        """How many epochs the newest checkpoint that Ray knows holds."""
+        folder = self.out.child("_train").child("train")
+        if not folder.exists(SNAPSHOT):
+            return 0
+        found = json.loads(folder.read(SNAPSHOT))["checkpoint_results"]
+        return max((len(each["metrics"]["history"]) for each in found), default=0)
+
+
+def assert_same(out: Folder, expected: dict[str, Any]) -> None:
+    """Each epoch once, with the losses and scores of one machine."""
+    found = json.loads(out.read("metrics.json"))
+    assert [each["epoch"] for each in found["history"]] == list(range(10))
+    for ours, theirs in zip(found["history"], expected["history"], strict=True):
+        assert ours["loss_total"] == pytest.approx(theirs["loss_total"], abs=1e-3), ours["epoch"]
+        assert ours["val_mean_pearson"] == pytest.approx(theirs["val_mean_pearson"], abs=2e-3), ours["epoch"]
+    ours, theirs = (each["splits"]["val"]["mean_pearson"] for each in (found, expected))
+    assert ours == pytest.approx(theirs, abs=2e-3)
+
+
+@pytest.mark.parametrize("lost", ["h2", "h3"])
+def test_a_host_cut_off_costs_an_epoch_or_two_and_changes_no_number(hosts: RayHosts, corpus, one_machine, lost):
+    run = Run(hosts, corpus)
+    job = run.start()
+    job.wait_for(lambda: 1 <= run.epochs_saved() < 7, "a checkpoint is there", 180)
+    assert "3 training workers (1 to 3 as nodes come and go)" in job.told
+    hosts.cut(lost)
+    summary = job.ended(300)
+    assert (job.process.returncode, summary["job"]) == (0, "train"), job.told
+    assert "workers are started again from the last checkpoint" in job.told
+    assert "on with 2 workers; the global batch is the same" in job.told
+    assert_same(run.out, one_machine)
+
+
+def test_the_driver_killed_on_the_head_and_the_same_command_resumed(hosts: RayHosts, corpus, one_machine):
+    run = Run(hosts, corpus)
+    job = run.start(log="first")
+    job.wait_for(lambda: 1 <= run.epochs_saved() < 7, "a checkpoint is there", 180)
+    job.process.kill()
+    job.ended()
+    assert not run.out.exists("mrnnet.safetensors")
+    job = run.start("--resume", log="second")
+    job.ended(300)
+    assert job.process.returncode == 0, job.told
+    assert_same(run.out, one_machine)
