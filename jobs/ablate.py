@@ -32,9 +32,9 @@ VARIANTS: Mapping[Group, Mapping[str, Mapping[str, Any]]] = {
         "last state": {"network.readout": "last", "network.lengths": "true"},
         "attention": {"network.readout": "attention", "network.lengths": "true"},
         "no mask": {"network.readout": "unmasked-dense", "network.lengths": "true"},
-        "fixed length: cut, padded": {"network.readout": "routed-dense", "network.lengths": "cut"},
-        "fixed length: repeated": {"network.readout": "routed-dense", "network.lengths": "repeat"},
-        "fixed length: sampled evenly": {"network.readout": "routed-dense", "network.lengths": "even"},
+        "fixed length, cut or padded": {"network.readout": "routed-dense", "network.lengths": "cut"},
+        "fixed length, repeated": {"network.readout": "routed-dense", "network.lengths": "repeat"},
+        "fixed length, sampled evenly": {"network.readout": "routed-dense", "network.lengths": "even"},
     },
     "cell": {name: {"network.cell": name.lower()} for name in ("GRU", "LSTM", "RNN")},
     "loss": {

@@ -121,8 +121,8 @@ class AblateRun(SweepRun):
         default = finished[0].predictions[split]
         rows, p = [], {}
         for record in records:
-            group, _, variant = record.name.rpartition(": ")
-            common: dict[str, Any] = {"number": record.number, "group": group or DEFAULT, "variant": variant}
+            group, _, variant = record.name.partition(": ")
+            common: dict[str, Any] = {"number": record.number, "group": group, "variant": variant or DEFAULT}
             if record.number not in finished:
                 rows.append(Row(**common, error=record.error or "not trained"))
                 continue

@@ -24,15 +24,16 @@ from numpy.typing import NDArray
 from cluster.capacity import CapacityError, Node, plan_capacity, told_nodes
 from cluster.lock import STORE_ERRORS, StoreLock
 from cluster.scratch import CAP_BYTES
-from cluster.session import SessionError, Stop
+from cluster.session import SessionError, Stop, live_nodes
 from cluster.storage import Folder
 from cluster.uri import StorageError
 from jobs.crop_intake import CropIntake
 from jobs.crop_sources import plan_sources, source_versions
 from jobs.crop_tasks import build_crops
 from jobs.outcome import JobFailedError, input_errors
-from jobs.pipeline import Reading
+from jobs.pipeline import Reading, close_pipelines
 from jobs.progress import RunProgress, say
+from jobs.replanning import Watch
 from mma.crops import rows as r
 from mma.crops import store
 from mma.crops.keys import KEY_COLUMNS, Keys
@@ -163,7 +164,11 @@ def ensure_crops(
                 f"cutting {run.to_do:,} faces into {folder.display}: {capacity.decoders} slots of "
                 f"{capacity.decode_cpus:g} CPU, on {told_nodes(nodes)}"
             )
-            run.cut(lambda sources: build_crops(sources, reading, capacity), stop or Stop())
+            run.cut(
+                lambda sources: build_crops(sources, reading, capacity),
+                stop or Stop(),
+                watch=lambda: Watch(capacity, live_nodes, lambda nodes: capacity),
+            )
     report = run.report(time.monotonic() - started_s)
     for name, counts in report.sets.items():
         say(f"crops of {name}: {counts.rows:,} rows, {counts.told()}")
@@ -217,8 +222,15 @@ class _Cropping:
             stale = stale | ((file.face >= 0) & (file.outcome == r.OUTCOMES.index(r.FAILED)))
         return stale
 
-    def cut(self, build: Callable[[pa.Table], Any], stop: Stop) -> None:
+    def cut(
+        self,
+        build: Callable[[pa.Table], Any],
+        stop: Stop,
+        watch: Callable[[], Callable[[bool], str | None]] = lambda: lambda arrived: None,
+    ) -> None:
         """Run the pipeline over what is lacking, and again over what did not arrive; commit whatever arrived.
+
+        `watch` makes what looks at one pipeline (`Intake.take`): a lost node is a reason to plan again.
 
         Raises:
             JobFailedError: see `ensure_crops`.
@@ -230,7 +242,7 @@ class _Cropping:
             self.intake = CropIntake(self.folder, self.lock, writer, self.outcome, progress, stop)
             before, stop.soft = stop.soft, True
             try:
-                self._rounds(build, stop)
+                self._rounds(build, stop, watch)
             except JobFailedError as error:
                 failure = error
             except Exception as error:  # of Ray or of its tasks: told whole, and what arrived is kept
@@ -249,14 +261,18 @@ class _Cropping:
             why = self.intake.reachability.last_words or "their tasks were lost"
             raise JobFailedError(f"{self.to_do:,} crops did not arrive in {ROUNDS} tries: {why}")
 
-    def _rounds(self, build: Callable[[pa.Table], Any], stop: Stop) -> None:
+    def _rounds(
+        self, build: Callable[[pa.Table], Any], stop: Stop, watch: Callable[[], Callable[[bool], str | None]]
+    ) -> None:
         assert self.intake is not None
         for count in range(ROUNDS):
             if count:
                 say(f"{self.to_do:,} crops did not arrive; planned again ({count} of {ROUNDS - 1} times)")
             todo = self.outcome == r.NO_ROW
             sources = plan_sources(self.rows, self.keys, todo, self.versions, self.bytes)
-            self.intake.take(build(sources).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+            batches = build(sources).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            if (reason := self.intake.take(batches, watch=watch(), close=close_pipelines)) is not None:
+                say(reason)
             if stop.signal or not self.to_do:
                 return
 

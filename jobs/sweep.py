@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +26,6 @@ from ray.tune.stopper import Stopper
 
 from cluster.capacity import CapacityError, Node, Workers, told_nodes, trials_at_once
 from cluster.lock import STORE_ERRORS
-from cluster.scratch import Scratch
 from cluster.session import SessionError, Stop, ray_session, stop_signals
 from cluster.training import first_line
 from jobs.outcome import InputError, JobFailedError, Outcome, input_errors
@@ -109,8 +109,8 @@ class SweepRun(ReactionRun):
             self._start_trial_tracking()
             say(f"{at_once} trials at once, each {self.trial_workers.told()}, on {told_nodes(nodes)}")
             if not stop.signal:
-                self._train_trials(at_once, stop, held)
-            with suppress(*STORE_ERRORS):  # nobody needs it
+                self._train_trials(at_once, stop)
+            with suppress(*STORE_ERRORS):  # nobody needs it, nor what killed drivers have left there
                 self.folder.child(NESTED_FOLDER).remove()
             if stop.signal:
                 self._close_tracking()
@@ -179,7 +179,7 @@ class SweepRun(ReactionRun):
         ended = {each.number for each in self.book.ended()}
         return [each for each in self.book.ordered() if each.number not in ended]
 
-    def _train_trials(self, at_once: int, stop: Stop, held: ExitStack) -> None:
+    def _train_trials(self, at_once: int, stop: Stop) -> None:
         searcher = self.searcher(at_once)
         for name, value in TUNE_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -189,8 +189,7 @@ class SweepRun(ReactionRun):
         else:  # Ray Train asks for the workers' own; a trial's process only waits for them
             takes = {"cpu": 0, "memory": 1}
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what matters reaches `_ToBook`
-        scratch = Scratch(self.where.scratch)
-        held.callback(scratch.close)
+        filesystem, path = self.folder.child(NESTED_FOLDER).filesystem()
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, {key: value for key, value in takes.items() if value}),
             tune_config=tune.TuneConfig(
@@ -205,8 +204,10 @@ class SweepRun(ReactionRun):
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(scratch.folder),
+                # Where every node sees it, though nothing in it is ever read again.
+                name=f"sweep-{uuid.uuid4().hex[:8]}",
+                storage_path=path,
+                storage_filesystem=None if self.folder.is_local else filesystem,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self.where.max_failures),
                 stop=_OnSignal(stop),

@@ -50,7 +50,7 @@ from rnn.training.loop import ReactionTraining, predict
 
 TRIALS_FOLDER = "_trials"
 NESTED_FOLDER = "_nested"
-"""Ray Train's own, of trials of several workers; nothing in it is needed after the run."""
+"""Ray Tune's own, and Ray Train's of trials of several workers; nothing in it is needed after the run."""
 HISTORY_FILE = "history.json"
 KEEP_S = 3600.0
 """How long a node keeps prepared sequences that no trial maps: the next trial may ask for the same."""

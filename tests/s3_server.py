@@ -111,6 +111,20 @@ class Proxy:
         self.turn = threading.Lock()
         self.stopped = threading.Event()
 
+    def fail(self, kinds: tuple[str, ...], probability: float, *, seed: int = 0, stall_s: float = 60.0) -> None:
+        """Fail from now on, as a new proxy of this seed would."""
+        with self._lock:
+            self.faults.clear()
+            self._random = random.Random(seed)
+            self.kinds, self.probability, self.stall_s = kinds, probability, stall_s
+
+    def all_counted(self, retries: int) -> bool:
+        """Whether a job's summary counts the requests sent again, but for those after it: its own two files, the lock.
+
+        Resets and lost answers may be mended by the HTTP client itself.
+        """
+        return retries >= sum(fault in ("500", "503", "stall") for fault in self.faults) - 3 > 0
+
     def draw(self, method: str, path: str) -> str:
         """The fault for this request, or ''."""
         with self._lock:

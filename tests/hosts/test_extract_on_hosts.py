@@ -68,12 +68,11 @@ def test_a_tenth_of_the_requests_fails_and_nothing_is_lost(hosts: RayHosts, kind
     """500, SlowDown, resets, and 30 s without an answer, between the hosts and the S3 server."""
     run = Run(hosts, kinds, VIDEOS)
     proxy = hosts.proxy
-    proxy.faults.clear()
-    proxy.kinds, proxy.stall_s, proxy.probability = ("500", "503", "reset", "stall"), 30, 0.1
+    proxy.fail(("500", "503", "reset", "stall"), 0.1, seed=34, stall_s=30)
     job = run.start()
     summary = job.ended(360)
     proxy.probability = 0.0
     assert (job.process.returncode, summary["ok"], summary["missing"]) == (0, VIDEOS, 0), job.told
     assert set(proxy.kinds) == set(proxy.faults), "some kind of fault was never drawn"
-    assert summary["retries"] >= sum(fault in ("500", "503", "stall") for fault in proxy.faults)
+    assert proxy.all_counted(summary["retries"])
     clips.assert_copies_equal(clips.rows_of(run.store), one_machine, VIDEOS)

@@ -310,11 +310,12 @@ def test_a_signal_commits_what_arrived_and_reports_the_rest(cropping, folder):
 
 def test_a_lost_lock_writes_nothing(cropping, folder):
     class Lost:
-        lost = True
+        lost, trouble = True, ""
 
     writer = store.CropWriter(folder, {}, "x")
     intake = CropIntake(folder, Lost(), writer, cropping.outcome, RunProgress(30), Stop())
-    intake.take(Built(crop_sources.plan_sources(*_plan(cropping))).iter_batches())
+    with pytest.raises(JobFailedError, match="taken over"):
+        intake.take(Built(crop_sources.plan_sources(*_plan(cropping))).iter_batches())
     with pytest.raises(JobFailedError, match="taken over"):
         intake.commit()
     assert not folder.list(suffix=".parquet")

@@ -88,12 +88,12 @@ def test_a_fifth_of_the_requests_fails_and_nothing_is_lost(moto_endpoint, clips,
         assert (summary["ok"], summary["failed"], summary["missing"]) == (40, 0, 0)
         assert stored(bucket, tmp_path) == all_of(clips, 5)
         assert set(proxy.faults) == set(kinds)
-        assert summary["retries"] >= sum(fault in ("500", "503") for fault in proxy.faults) > 0
+        assert proxy.all_counted(summary["retries"])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [9, 34])  # which draw each kind among their first 30 requests
 def test_stalls_of_30_s_among_the_faults_cost_time_alone(moto_endpoint, clips, tmp_path, seed):
     kinds = ("500", "503", "reset", "stall")
     with corpus(moto_endpoint, clips, 12, kinds=kinds, probability=0.1, seed=seed, stall_s=30) as (bucket, proxy):
@@ -102,7 +102,7 @@ def test_stalls_of_30_s_among_the_faults_cost_time_alone(moto_endpoint, clips, t
         assert (run.process.returncode, summary["ok"], summary["missing"]) == (0, 96, 0), run.told
         assert stored(bucket, tmp_path) == all_of(clips, 12)
         assert set(proxy.faults) == set(kinds)
-        assert summary["retries"] >= sum(fault in ("500", "503", "stall") for fault in proxy.faults)
+        assert proxy.all_counted(summary["retries"])
 
 
 @pytest.mark.parametrize("kind", ["500", "503", pytest.param("stall", marks=pytest.mark.slow)])

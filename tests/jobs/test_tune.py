@@ -147,12 +147,13 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(swept):
 
 def test_the_best_settings_train_the_same_again(swept, made, run_job, tmp_path):
     options = ("--store", made.corpus / "store", "--labels", made.corpus / "truth.parquet")
-    ran = run_job("train", *options, "--config", swept.out / "best.yaml", "--out", tmp_path / "m", "--no-tracking")
+    words = ("--config", swept.out / "best.yaml", "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
+    ran = run_job("train", *options, *words)  # of one thread, as the trial was
     assert ran.code == 0, ran.told
     again = json.loads((tmp_path / "m/metrics.json").read_text())["splits"]
     swept_scores = json.loads((swept.out / "metrics.json").read_text())["splits"]
     for split in ("val", "test"):
-        assert again[split]["seeds"]["values"] == pytest.approx(swept_scores[split]["seeds"]["values"], abs=2e-3)
+        assert again[split]["seeds"]["values"] == pytest.approx(swept_scores[split]["seeds"]["values"], abs=1e-4)
 
 
 def test_mlflow_has_a_run_a_trial_inside_one_for_the_sweep(swept, training_mlflow):
@@ -245,18 +246,31 @@ def test_a_trial_that_fails_is_marked_and_the_others_go_on(made, run_job, tmp_pa
 
 def test_a_trial_of_two_workers_scores_as_one_of_one(made, run_job, tmp_path):
     """A run of Ray Train inside the trial: the first configuration of the sweep, for a few epochs."""
-    options = ("--trials", 1, "--space", made.space, "--seeds", 0, 1, "--scheduler", "none", "--no-tracking")
+    options = (
+        "--trials",
+        1,
+        "--space",
+        made.space,
+        "--seeds",
+        0,
+        1,
+        "--scheduler",
+        "none",
+        "--no-tracking",
+        "--fit.epochs",
+        3,
+    )
     ran = run_job(
         "tune", "--out", tmp_path / "s", *made.options, *options, "--num-workers", 2, "--fit.schedule", "constant"
     )
     assert ran.code == 0, ran.told
-    ran = run_job("tune", "--out", tmp_path / "t", *made.options, *options, "--fit.schedule", "constant")
+    ran = run_job("tune", "--out", tmp_path / "t", *made.options, *options)
     assert ran.code == 0, ran.told
     two, one = (Book(Folder(str(tmp_path / name))) for name in "st")
     for book in (one, two):
         book.read()
     scores = [[entry["score"] for entry in book.trials[0].history] for book in (one, two)]
-    assert len(scores[0]) == EPOCHS
+    assert len(scores[0]) == 3
     assert scores[1] == pytest.approx(scores[0], abs=2e-3)
     assert not (tmp_path / "s/_nested").exists()
 
@@ -325,10 +339,10 @@ def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_p
     _, _, children = runs_of(training_mlflow, tmp_path / "a")
     assert [run.info.run_name for run in children][:2] == ["0000 default", "0001 loss: CCC"]
     # The default is what train gives.
-    ran = run_job("train", *made.options, *options[3:], "--out", tmp_path / "m", "--no-tracking")
+    ran = run_job("train", *made.options, *options[3:], "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
     assert ran.code == 0, ran.told
     trained = json.loads((tmp_path / "m/metrics.json").read_text())["splits"]["test"]
-    assert trained["seeds"]["mean"] == pytest.approx(table["mean_pearson"][0], abs=2e-3)
+    assert trained["seeds"]["mean"] == pytest.approx(table["mean_pearson"][0], abs=1e-4)
 
 
 @pytest.mark.slow

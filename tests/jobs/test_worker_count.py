@@ -6,9 +6,11 @@ import pickle
 
 import pytest
 
+from cluster.capacity import Node, Workers
 from jobs.cli import parse_options
 from jobs.outcome import InputError
 from jobs.run_options import RunOptions, WorkerCount
+from jobs.training_run import TrainingRun
 
 
 @pytest.mark.parametrize(
@@ -38,3 +40,16 @@ def test_the_command_line_and_a_file_read_it_alike(tmp_path):
     assert (read, read.least) == (2, None)
     (tmp_path / "run.yaml").write_text("num-workers: '1:3'\n")
     assert str(parse_options(RunOptions, "train", ["--config", str(tmp_path / "run.yaml")]).num_workers) == "1:3"
+
+
+def test_a_training_that_lacks_nodes_says_so_and_what_would_go_on(monkeypatch, capfd):
+    run = object.__new__(TrainingRun)
+    monkeypatch.setattr("jobs.training_run.live_nodes", lambda: [Node(name="a", cpus=1)])
+    run._tell_lack_of_room(Workers(count=3, cpus=1, span=(1, 3)))
+    assert capfd.readouterr().err == ""
+    run._tell_lack_of_room(Workers(count=3, cpus=1))
+    told = capfd.readouterr().err
+    assert "waiting for nodes: 3 training workers of 1 CPU each find room for 1" in told
+    assert "MIN:MAX workers go on with fewer" in told
+    run._tell_lack_of_room(Workers(count=3, cpus=1, span=(2, 3)))
+    assert "go on with fewer" not in capfd.readouterr().err
