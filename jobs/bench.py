@@ -62,6 +62,7 @@ class Options:
 
 def run(options: Options) -> Outcome:
     """The job. See the module's first lines."""
+    from cluster.session import stop_signals
     from jobs.bench_inputs import FULL, SMALL, Bench, yunet_file
     from jobs.bench_table import gated, line, markdown
 
@@ -75,7 +76,11 @@ def run(options: Options) -> Outcome:
     sizes = SMALL if options.small else FULL
     results: list[Result] = []
     summary: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="mma-mrnnet-bench-") as local, _held_to(options.cores) as cores:
+    with (
+        stop_signals(),  # so that a signal ends the side that runs, too
+        tempfile.TemporaryDirectory(prefix="mma-mrnnet-bench-", ignore_cleanup_errors=True) as local,
+        _held_to(options.cores) as cores,
+    ):
         bench = Bench(
             folder=Path(local),
             sizes=sizes,

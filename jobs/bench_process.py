@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -103,8 +104,10 @@ class Side:
         text = self.result.read_text().strip()
         return json.loads(text) if text else None
 
-    def end(self) -> None:
-        """End it, if it still runs."""
+    def end(self, wait_s: float = 0.0) -> None:
+        """Wait so long for its end, and then end it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(wait_s)
         if self.running:
             self.process.terminate()
             try:

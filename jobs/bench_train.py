@@ -23,6 +23,8 @@ from jobs.plan import PLAN_SCHEMA
 
 LOOP, PADDED, PADDED_SHORT, WORKERS = 1.0, 1.05, 1.45, 1.06
 """Ratios that the small version reached on a quiet machine of two cores."""
+END_S = 60.0
+"""How long a side may take to end when it is told to."""
 LOSS_DIFFERENCE = 1e-3
 """Largest difference of the first losses of two sides that start from equal weights."""
 
@@ -61,10 +63,7 @@ def ready(runners: Mapping[str, Runner]) -> Iterator[None]:
         for runner in runners.values():
             runner.baton.end()
         for runner in runners.values():
-            try:
-                runner.side.process.wait(60)
-            finally:
-                runner.side.end()
+            runner.side.end(END_S)
 
 
 def in_turns(bench: Bench, runners: Mapping[str, Runner], datasets: Sequence[str]) -> dict[str, dict[str, list[Turn]]]:

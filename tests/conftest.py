@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from _pytest.capture import FDCapture, MultiCapture
@@ -15,19 +14,12 @@ sys.path.insert(0, str(TESTS))
 
 import faults  # noqa: E402
 import odd_videos  # noqa: E402
+from ran_job import Ran  # noqa: E402
 from s3_server import CREDENTIALS, moto_endpoint, s3_bucket  # noqa: E402, F401
 from trained_mma import trained, training_corpus, training_mlflow  # noqa: E402, F401
 
 INJECTED = {"segfault": "segfault", "sleeper": "sleep", "hog": "memory", "worker-killer": "kill_parent", "*": "count"}
 """Videos of these stems do this to their decoder, in the session's cluster; every decoding is counted."""
-
-
-class Ran(NamedTuple):
-    """What a job run in this process gave."""
-
-    code: int
-    summary: dict
-    told: str
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What is mended before Ray Train starts; the training itself is tested with `train-mma`."""
 
 from cluster.storage import Folder
-from cluster.training import _first_line, drop_damaged_snapshot
+from cluster.training import drop_damaged_snapshot, first_line
 
 SNAPSHOT = "mma/checkpoint_manager_snapshot.json"
 
@@ -22,8 +22,8 @@ def test_errors_are_one_line_of_bounded_length():
     class WorkerGroupError(Exception):
         worker_failures = {1: ValueError("first\n  " + "long " * 100 + "\n")}  # noqa: RUF012
 
-    told = _first_line(WorkerGroupError("all of it"))
+    told = first_line(WorkerGroupError("all of it"))
     assert told.startswith("ValueError: long long")
     assert len(told) < 250
     assert "\n" not in told
-    assert _first_line(KeyError()) == "KeyError"
+    assert first_line(KeyError()) == "KeyError"

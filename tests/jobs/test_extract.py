@@ -12,7 +12,7 @@ import numpy as np
 import odd_videos
 import pyarrow.parquet as pq
 import pytest
-from conftest import Ran
+from ran_job import Ran
 
 from cluster.lock import StoreLock
 from cluster.storage import Folder

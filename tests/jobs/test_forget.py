@@ -8,7 +8,7 @@ import openface_files
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Ran
+from ran_job import Ran
 
 from cluster.lock import StoreLock
 from cluster.storage import Folder

@@ -10,7 +10,7 @@ import numpy as np
 import openface_files as files
 import pyarrow.parquet as pq
 import pytest
-from conftest import Ran
+from ran_job import Ran
 
 import jobs.openface_run
 from cluster.lock import StoreLock

@@ -74,7 +74,7 @@ def test_without_ray_nothing_is_told_and_nothing_fails():
             pass
         assert list(metrics.timed_each("decode", [1, 2])) == [1, 2]
         assert not ray.is_initialized()
-        assert not metrics._counter.cache_info().currsize
+        assert not metrics._metric.cache_info().currsize
     """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
