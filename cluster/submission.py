@@ -264,7 +264,10 @@ def token_header() -> dict[str, str]:
         return {}
     loader = AuthenticationTokenLoader.instance()
     loader.reset_cache()
-    return dict(loader.get_token_for_http_header(ignore_auth_mode=True) or {})
+    try:
+        return dict(loader.get_token_for_http_header(ignore_auth_mode=True) or {})
+    finally:
+        loader.reset_cache()  # a Ray of this process's own has another token
 
 
 class _Client(JobSubmissionClient):

@@ -13,7 +13,7 @@ from cluster.storage import Folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SETTINGS = ("--network.units", 96, "--fit.epochs", 10, "--fit.patience", 10, "--fit.batch-size", 400)
+SETTINGS = ("--network.units", 192, "--fit.epochs", 10, "--fit.patience", 10, "--fit.batch-size", 400)
 """Epochs of seconds, to be cut off in one, and of two steps: what rounding makes of a training grows with each."""
 FACES = (
     "--trunk", "tiny", "--detector", "none", "--batch-size", 400, "--epochs", 4, "--epoch-samples", 800,

@@ -107,6 +107,8 @@ def shown_options(kind: type, prefix: str = "") -> set[str]:
     flags = set()
     for field in dataclasses.fields(kind):
         inner = field.default_factory if dataclasses.is_dataclass(field.default_factory) else None
+        if "Positional" in str(field.type):  # bench's: a word, shown by its choices
+            continue
         if inner is not None:
             flags |= shown_options(inner, prefix if field.name in ("training", "run") else f"{prefix}{field.name}.")
         else:

@@ -169,7 +169,7 @@ def test_a_run_that_waited_for_nodes_in_vain_says_what_to_do(flow, monkeypatch, 
 def test_rows_of_one_store_stay_of_one_kind_of_device(flow, monkeypatch):
     """Where the GPUs are lost, the run waits for others: CPUs would go on in another precision, at a hundredth."""
     gpu = Node(name="g", cpus=4.0, gpus=1.0)
-    cast = Cast(flow, monkeypatch, [node(8.0)], [node(8.0), gpu])
+    cast = Cast(flow, monkeypatch, [node(8.0), gpu], [node(8.0)], [node(8.0), gpu])
 
     def session(*_, **__):
         from contextlib import nullcontext
