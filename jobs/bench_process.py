@@ -143,12 +143,20 @@ def _run(side: Side, *, codes: tuple[int, ...] = (0,), tree: bool = False) -> Ra
 
 def serve(side: str, result: str) -> None:
     """What a side's process does: read the request, call the function, write down what it returns."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     module, _, function = side.partition(":")
     request = json.load(sys.stdin)
     found = getattr(importlib.import_module(module), function)(**request)
     partial = Path(f"{result}.partial")
     partial.write_text(json.dumps(found))
     partial.rename(result)
+
+
+def _end_with(parent: int) -> None:
+    """End this process once the bench is gone, were it by SIGKILL: a training side would wait for its turn for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def memory_of(pid: int) -> dict[str, int]:
