@@ -1,5 +1,4 @@
-"""What a run counts, exported through Ray's own metrics: every node's Prometheus endpoint shows it, `ray_` in front.
-
+"""What a run counts, through Ray's own metrics: every node's Prometheus endpoint shows it, `ray_` in front.
 Where Ray is not running nothing is told. `manifests/grafana-dashboard.json` shows what is.
 """
 

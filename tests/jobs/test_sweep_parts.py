@@ -310,6 +310,8 @@ def test_what_did_not_arrive_is_reported(server):
     server.away = True
     followed.put(TrialRecord(number=3, settings={}, state="done", history=[entry(1, 0.5, True)]))
     assert followed.close(0.5) == [3]
+    server.away = False
+    assert followed.close(10) == []  # and its thread has ended before another test has a server
 
 
 def test_a_run_that_a_killed_driver_had_opened_is_found_again(server):
