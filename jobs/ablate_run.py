@@ -59,7 +59,7 @@ class AblateRun(SweepRun):
         """Each variant is made once: what does not go together is told now."""
         self.networks()
 
-    def plan(self) -> None:
+    def plan_trials(self) -> None:
         """All of them are known."""
         for number, (name, settings) in enumerate(self.variants().items()):
             if number not in self.book.trials:

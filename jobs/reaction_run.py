@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.capacity import Workers, told_nodes
+from cluster.capacity import Node, Workers, told_nodes
 from cluster.scratch import node_folder
 from cluster.session import SessionError, Stop, ray_session, stop_signals
 from cluster.storage import Folder, read
@@ -70,22 +70,30 @@ class ReactionRun(TrainingRun):
             if self.options.register is not None:
                 self.served = self._read_served()
             if "prepared" not in self.record:
-                samples = self._prepare()
+                samples = self.prepare()
             self.take_lock(held)
             if "prepared" not in self.record:
                 self.write_samples(samples, prepared=True)
+            self.plan()
             with input_errors(SessionError):
                 nodes = held.enter_context(ray_session(where.address, num_cpus=where.num_cpus, stop=stop))
-            workers = self.workers(nodes)
-            stop.soft = True  # from here on a signal leaves a run that says how it ended
-            self.start_tracking(len(nodes))
-            say(f"{workers.told()}, on {told_nodes(nodes)}")
-            files = None if stop.signal else self._train(workers, stop)
-            return self.interrupted(stop) if files is None else self._finish(files)
+            return self.train_on(nodes, stop)
+
+    def plan(self) -> None:
+        """What is to be settled while the folder is this run's, before Ray is there."""
+
+    def train_on(self, nodes: list[Node], stop: Stop) -> Outcome:
+        """Train on these nodes, and put the result down."""
+        workers = self.workers(nodes)
+        stop.soft = True  # from here on a signal leaves a run that says how it ended
+        self.start_tracking(len(nodes))
+        say(f"{workers.told()}, on {told_nodes(nodes)}")
+        files = None if stop.signal else self._train(workers, stop)
+        return self.interrupted(stop) if files is None else self._finish(files)
 
     # --- what it starts from ---
 
-    def _prepare(self) -> pa.Table:
+    def prepare(self) -> pa.Table:
         """Read stores and labels, join them by id, and look at the lengths; nothing is written yet."""
         options = self.options
         scratch = node_folder(self.where.scratch, "sequences")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 
@@ -16,9 +18,10 @@ from cluster.training import report, restored
 from jobs.training_run import read_samples
 from mma.training.world import World, current_world
 from rnn.flat import flat_videos
+from rnn.grid import GridVideos
 from rnn.model import ReactionModel
 from rnn.network import MaskedRNN, NetworkConfig, random_rnn
-from rnn.sequences import SequenceOptions
+from rnn.sequences import Normaliser, SequenceOptions
 from rnn.training.data import SplitVideos, prepared_splits, steps_reached
 from rnn.training.final import (
     TrainedSeed,
@@ -30,7 +33,7 @@ from rnn.training.final import (
     split_predictions,
     split_scores,
 )
-from rnn.training.loop import ReactionTraining, predict_together
+from rnn.training.loop import LabelledSequences, ReactionTraining, predict_together
 from rnn.training.options import FitOptions
 
 MODEL_FILE, LAST_FILE = "mrnnet.safetensors", "last.safetensors"
@@ -61,23 +64,57 @@ class WorkerConfig:
     """What the model says of its training, beside the scores."""
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """The training loop of one worker; `config["worker"]` is a `WorkerConfig`."""
-    told: WorkerConfig = config["worker"]
-    torch.set_num_threads(told.threads)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NodeData:
+    """The videos of a training as the processes of a node share them."""
+
+    grid: GridVideos
+    splits: Mapping[str, SplitVideos]
+    normaliser: Normaliser
+    steps: int
+    """T of the network."""
+    train: LabelledSequences
+    val: LabelledSequences
+
+    def training(self, told: WorkerConfig, seed: int, device: str, world: World) -> ReactionTraining:
+        """The training of one seed, at its start."""
+        return ReactionTraining(
+            random_rnn(len(self.normaliser.names), self.steps, told.network, seed=seed),
+            self.train,
+            self.val,
+            told.fit,
+            seed=seed,
+            device=device,
+            bfloat16=told.bfloat16,
+            world=world,
+        )
+
+
+def node_data(told: WorkerConfig, *, keep_s: float = 0.0) -> NodeData:
+    """What the node's scratch holds of a training's videos, laid there if nobody has yet.
+
+    `keep_s`: how long other content stays there that nobody maps, seconds.
+    """
     scratch = node_folder(told.scratch, "sequences")
-    grid = flat_videos(told.stores, told.spec, told.step_s, scratch)
-    splits, normaliser = prepared_splits(grid, read_samples(told.out), told.sequence, scratch)
-    device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
-    steps = steps_reached(splits, told.most_steps, told.network)
-    runs = _Runs(told, splits, len(normaliser.names), steps, device, current_world())
-    runs.go_on()
-    trained = [runs.trained(seed) for seed in told.seeds]
-    model = finished_model(
-        trained,
-        splits,
-        sequence=told.sequence,
+    grid = flat_videos(told.stores, told.spec, told.step_s, scratch, keep_s=keep_s)
+    splits, normaliser = prepared_splits(grid, read_samples(told.out), told.sequence, scratch, keep_s=keep_s)
+    return NodeData(
+        grid=grid,
+        splits=splits,
         normaliser=normaliser,
+        steps=steps_reached(splits, told.most_steps, told.network),
+        train=splits["train"].labelled(),
+        val=splits["val"].labelled(),
+    )
+
+
+def model_of(told: WorkerConfig, data: NodeData, trained: Sequence[TrainedSeed]) -> ReactionModel:
+    """The model of these seeds, its record without scores."""
+    return finished_model(
+        trained,
+        data.splits,
+        sequence=told.sequence,
+        normaliser=data.normaliser,
         step_s=told.step_s,
         spec=told.spec,
         calibrate=told.calibrate,
@@ -86,19 +123,42 @@ def train_worker(config: dict[str, Any]) -> None:
             "seeds": [{"seed": t.seed, "best_epoch": t.best_epoch, "epochs": t.epochs} for t in trained],
         },
     )
+
+
+class Scored(NamedTuple):
+    """A model's scores and predictions by split, of validation and test those with labels."""
+
+    scores: dict[str, Any]
+    predictions: dict[str, npt.NDArray[np.float64]]
+    """(seeds, n, 7)."""
+
+
+def scored(model: ReactionModel, data: NodeData, trained: Sequence[TrainedSeed], *, floors: bool = True) -> Scored:
+    """Score a model of these seeds, beside the floors unless they are left out."""
+    names = data.normaliser.names
+    fitted = fitted_floors(data.grid, data.splits, names) if floors else None
+    found = Scored({}, {})
+    for name in scored_splits(data.splits):
+        videos = data.splits[name]
+        found.predictions[name] = split_predictions(model, trained, name, videos)
+        beside = fitted.predict(*floor_inputs(data.grid, videos, names)) if fitted else {}
+        found.scores[name] = split_scores(found.predictions[name], videos.labels, videos.groups(), beside)
+    return found
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The training loop of one worker; `config["worker"]` is a `WorkerConfig`."""
+    told: WorkerConfig = config["worker"]
+    torch.set_num_threads(told.threads)
+    data = node_data(told)
+    device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
+    runs = _Runs(told, data, device, current_world())
+    runs.go_on()
+    trained = [runs.trained(seed) for seed in told.seeds]
+    model = model_of(told, data, trained)
     files: dict[str, bytes] = {}
     if runs.world.rank == 0:
-        floors = fitted_floors(grid, splits, normaliser.names)
-        scores: dict[str, Any] = {}
-        for name in scored_splits(splits):
-            of_split = splits[name]
-            inputs = floor_inputs(grid, of_split, normaliser.names)
-            scores[name] = split_scores(
-                split_predictions(model, trained, name, of_split),
-                of_split.labels,
-                of_split.groups(),
-                floors.predict(*inputs),
-            )
+        scores = scored(model, data, trained).scores
         told_scores = {"splits": scores, "history": runs.history, "seeds": model.record["seeds"]}
         files = {
             **runs.files(),
@@ -112,18 +172,8 @@ def train_worker(config: dict[str, Any]) -> None:
 class _Runs:
     """The seeds of one worker: those done, and the one that is being trained."""
 
-    def __init__(
-        self,
-        told: WorkerConfig,
-        splits: Mapping[str, SplitVideos],
-        inputs: int,
-        steps: int,
-        device: str,
-        world: World,
-    ) -> None:
-        self.told, self.splits, self.inputs, self.steps = told, splits, inputs, steps
-        self.device, self.world = device, world
-        self.train, self.val = splits["train"].labelled(), splits["val"].labelled()
+    def __init__(self, told: WorkerConfig, data: NodeData, device: str, world: World) -> None:
+        self.told, self.data, self.device, self.world = told, data, device, world
         self.done: dict[int, dict[str, Any]] = {}
         """By seed: its numbers, and `best` and `last`, its weights."""
         self.history: list[dict[str, Any]] = []
@@ -135,16 +185,7 @@ class _Runs:
         for seed in self.told.seeds:
             if seed in self.done:
                 continue
-            training = ReactionTraining(
-                random_rnn(self.inputs, self.steps, self.told.network, seed=seed),
-                self.train,
-                self.val,
-                self.told.fit,
-                seed=seed,
-                device=self.device,
-                bfloat16=self.told.bfloat16,
-                world=self.world,
-            )
+            training = self.data.training(self.told, seed, self.device, self.world)
             if state is not None:
                 training.resume(state)
                 state = None
@@ -173,9 +214,10 @@ class _Runs:
     def trained(self, seed: int) -> TrainedSeed:
         """A finished seed's best network with its outputs for all splits, by every rank together."""
         done = self.done[seed]
-        network = copy_of(MaskedRNN(self.inputs, self.steps, self.told.network), done["best"])
+        network = MaskedRNN(len(self.data.normaliser.names), self.data.steps, self.told.network)
+        network = copy_of(network, done["best"])
         outputs = {
-            name: predict_together(network, videos.sequences, self.world) for name, videos in self.splits.items()
+            name: predict_together(network, videos.sequences, self.world) for name, videos in self.data.splits.items()
         }
         return TrainedSeed(
             seed=seed, network=network, outputs=outputs, best_epoch=done["best_epoch"], epochs=done["epochs"]

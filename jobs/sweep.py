@@ -11,8 +11,7 @@ import os
 import uuid
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,7 +25,7 @@ from ray.tune.stopper import Stopper
 
 from cluster.capacity import CapacityError, Node, Workers, told_nodes, trials_at_once
 from cluster.lock import STORE_ERRORS
-from cluster.session import SessionError, Stop, ray_session, stop_signals
+from cluster.session import Stop
 from cluster.training import first_line
 from jobs.outcome import InputError, JobFailedError, Outcome, input_errors
 from jobs.progress import SweepProgress, say
@@ -58,8 +57,8 @@ class SweepRun(ReactionRun):
         self.stop: Stop | None = None
 
     @abstractmethod
-    def plan(self) -> None:
-        """Read what is to be tried, and write the trials that are known beforehand into the book."""
+    def plan_trials(self) -> None:
+        """Write the trials that are known beforehand into the book."""
 
     @abstractmethod
     def check_plan(self) -> None:
@@ -82,46 +81,48 @@ class SweepRun(ReactionRun):
         return None
 
     def run(self) -> Outcome:
-        """Settle what run this is, prepare, train what is left, and conclude."""
-        where = self.where
+        """As a training's, after a look at the plan."""
         self.check_plan()
-        with stop_signals() as stop, ExitStack() as held:
-            if (done := self.settle_run()) is not None:
-                return done
-            if self.options.register is not None:
-                self.served = self._read_served()
-            if "prepared" not in self.record:
-                samples = self._prepare()
-                self._need_validation(samples)
-            self.take_lock(held)
-            if "prepared" not in self.record:
-                self.write_samples(samples, prepared=True)
-            with input_errors(*STORE_ERRORS, ValueError, option="--out"):
-                self.book.read()
-                self.plan()
-            with input_errors(SessionError):
-                nodes = held.enter_context(ray_session(where.address, num_cpus=where.num_cpus, stop=stop))
-            self.trial_workers = self.workers(nodes)
-            at_once = self._at_once(nodes)
-            self.stop = stop
-            stop.soft = True
-            self.start_tracking(len(nodes))
-            self._start_trial_tracking()
-            say(f"{at_once} trials at once, each {self.trial_workers.told()}, on {told_nodes(nodes)}")
-            if not stop.signal:
-                self._train_trials(at_once, stop)
-            with suppress(*STORE_ERRORS):  # nobody needs it, nor what killed drivers have left there
-                self.folder.child(NESTED_FOLDER).remove()
-            if stop.signal:
-                self._close_tracking()
-                return self.interrupted(stop)
-            failed = [each for each in self.book.ordered() if each.state == "failed"]
-            if len(failed) == len(self.book.trials):
-                self._close_tracking()
-                self.write_record("failed")
-                self.track(lambda tracker: tracker.finish("FAILED"))
-                raise JobFailedError(f"every trial failed, the first one with: {failed[0].error}")
-            return self.conclude()
+        return super().run()
+
+    def prepare(self) -> pa.Table:
+        """Also refuses labels by which no trial could be ranked."""
+        samples = super().prepare()
+        if not self.record["data"]["videos"]["val"]:
+            raise InputError("--labels has no labelled video of the split val: trials are ranked by them")
+        if self.record["data"]["with_sequence"]["val"] == 0:
+            raise InputError("--store: no video of the split val shows a face: trials are ranked by them")
+        return samples
+
+    def plan(self) -> None:
+        """Read the book, and write the trials that are known beforehand into it."""
+        with input_errors(*STORE_ERRORS, ValueError, option="--out"):
+            self.book.read()
+            self.plan_trials()
+
+    def train_on(self, nodes: list[Node], stop: Stop) -> Outcome:
+        """Train what is left, and conclude."""
+        self.trial_workers = self.workers(nodes)
+        at_once = self._at_once(nodes)
+        self.stop = stop
+        stop.soft = True
+        self.start_tracking(len(nodes))
+        self._start_trial_tracking()
+        say(f"{at_once} trials at once, each {self.trial_workers.told()}, on {told_nodes(nodes)}")
+        if not stop.signal:
+            self._train_trials(at_once, stop)
+        with suppress(*STORE_ERRORS):  # nobody needs it, nor what killed drivers have left there
+            self.folder.child(NESTED_FOLDER).remove()
+        if stop.signal:
+            self._close_tracking()
+            return self.interrupted(stop)
+        failed = [each for each in self.book.ordered() if each.state == "failed"]
+        if len(failed) == len(self.book.trials):
+            self._close_tracking()
+            self.write_record("failed")
+            self.track(lambda tracker: tracker.finish("FAILED"))
+            raise JobFailedError(f"every trial failed, the first one with: {failed[0].error}")
+        return self.conclude()
 
     # --- places ---
 
@@ -146,12 +147,6 @@ class SweepRun(ReactionRun):
             )
         return asked or most
 
-    def _need_validation(self, samples: pa.Table) -> None:
-        if not self.record["data"]["videos"]["val"]:
-            raise InputError("--labels has no labelled video of the split val: trials are ranked by them")
-        if self.record["data"]["with_sequence"]["val"] == 0:
-            raise InputError("--store: no video of the split val shows a face: trials are ranked by them")
-
     # --- trials ---
 
     def trial_of(self, record: TrialRecord) -> Trial:
@@ -166,7 +161,7 @@ class SweepRun(ReactionRun):
 
     def config_of(self, record: TrialRecord) -> dict[str, Any]:
         """What Ray Tune hands on."""
-        return {"number": record.number, "trial": self.trial_of(record)}
+        return {"trial": self.trial_of(record)}
 
     def new_trial(self, settings: dict[str, Any], name: str = "") -> TrialRecord:
         """A trial of its own, in the book."""
@@ -252,10 +247,7 @@ class SweepRun(ReactionRun):
     def finish_trials(self, records: Sequence[TrialRecord], *, floors: bool) -> dict[int, FinishedTrial]:
         """The models and scores of trials, made side by side on the cluster."""
         task = ray.remote(num_cpus=self.trial_workers.cpus)(cast(Any, finish_trial))
-        one = replace(self.trial_workers, count=1)
-        waiting = {
-            task.remote(replace(self.trial_of(record), workers=one), floors=floors): record.number for record in records
-        }
+        waiting = {task.remote(self.trial_of(record), floors=floors): record.number for record in records}
         finished = {}
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
@@ -268,7 +260,7 @@ class SweepRun(ReactionRun):
 
 
 def _name(trial: Any) -> str:
-    return f"{trial.config['number']:04d}"
+    return f"{trial.config['trial'].number:04d}"
 
 
 class _OnSignal(Stopper):
@@ -329,7 +321,7 @@ class _ToBook(tune.Callback):
         self._put(record)
 
     def _record(self, trial: Any) -> TrialRecord:
-        return self.run.book.trials[trial.config["number"]]
+        return self.run.book.trials[trial.config["trial"].number]
 
     def _put(self, record: TrialRecord) -> None:
         with input_errors(*STORE_ERRORS, option="--out"):

@@ -40,6 +40,7 @@ def parallel_coordinates(space: Space, records: Sequence[TrialRecord], best: Tri
     names = [each.name.replace("_", " ").replace(".", "\n") for each in space]
     axes.set_xticks(places, [*names, "validation\nmean r"], fontsize=7)
     axes.set_xlim(-0.15, places[-1] + 0.45)
+    axes.set_ylim(-0.06, 1.06)  # also where all lines lie at the bottom: scores and choices that never vary
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -25,28 +25,13 @@ import torch
 from ray import tune
 
 from cluster.capacity import Workers
-from cluster.scratch import node_folder
 from cluster.session import Stop
 from cluster.storage import Folder
 from cluster.training import ABORT_S, TrainingError, report, run_training
-from jobs.reaction_training import WorkerConfig
-from jobs.training_run import read_samples
+from jobs.reaction_training import WorkerConfig, model_of, node_data, scored
 from mma.training.world import World, current_world
-from rnn.flat import flat_videos
-from rnn.grid import GridVideos
-from rnn.network import random_rnn
-from rnn.sequences import Normaliser
-from rnn.training.data import SplitVideos, prepared_splits, steps_reached
-from rnn.training.final import (
-    TrainedSeed,
-    finished_model,
-    fitted_floors,
-    floor_inputs,
-    scored_splits,
-    split_predictions,
-    split_scores,
-)
-from rnn.training.loop import ReactionTraining, predict
+from rnn.training.final import TrainedSeed
+from rnn.training.loop import predict
 
 TRIALS_FOLDER = "_trials"
 NESTED_FOLDER = "_nested"
@@ -79,23 +64,9 @@ class TrialTraining:
         """Reads the node's sequences and, where there is one, the trial's state. Every rank makes one."""
         told = trial.training
         self.told, self.world, self.file = told, world, state_file(trial.number)
-        _, splits, normaliser = _data(told)
-        steps = steps_reached(splits, told.most_steps, told.network)
+        data = node_data(told, keep_s=KEEP_S)
         device = "cuda" if torch.cuda.is_available() and trial.workers.gpus else "cpu"
-        train, val = splits["train"].labelled(), splits["val"].labelled()
-        self.trainings = [
-            ReactionTraining(
-                random_rnn(len(normaliser.names), steps, told.network, seed=seed),
-                train,
-                val,
-                told.fit,
-                seed=seed,
-                device=device,
-                bfloat16=told.bfloat16,
-                world=world,
-            )
-            for seed in told.seeds
-        ]
+        self.trainings = [data.training(told, seed, device, world) for seed in told.seeds]
         saved = read_state(told.out, trial.number)
         self.history = saved.history
         for training in self.trainings if saved.history else ():
@@ -259,7 +230,7 @@ class FinishedTrial(NamedTuple):
 
     model: bytes
     scores: dict[str, Any]
-    """By split (of validation and test those with labels), as `train` has them."""
+    """`splits` and `seeds`, as `train` has them."""
     predictions: dict[str, npt.NDArray[np.float64]]
     """By split, (seeds, n, 7)."""
 
@@ -271,45 +242,17 @@ def finish_trial(trial: Trial, *, floors: bool) -> FinishedTrial:
     """
     told = trial.training
     torch.set_num_threads(told.threads)
-    grid, splits, normaliser = _data(told)
-    steps = steps_reached(splits, told.most_steps, told.network)
+    data = node_data(told, keep_s=KEEP_S)
     saved = read_state(told.out, trial.number)
     trained = []
     for seed in told.seeds:
-        training = ReactionTraining(
-            random_rnn(len(normaliser.names), steps, told.network, seed=seed),
-            splits["train"].labelled(),
-            None,
-            told.fit,
-            seed=seed,
-        )
+        training = data.training(told, seed, "cpu", World())
         training.resume(saved.states[seed])
         network = training.best_network().eval()
-        outputs = {name: predict(network, videos.sequences) for name, videos in splits.items()}
+        outputs = {name: predict(network, videos.sequences) for name, videos in data.splits.items()}
         best, epochs = training.progress.best_epoch, training.progress.epochs_done
         trained.append(TrainedSeed(seed=seed, network=network, outputs=outputs, best_epoch=best, epochs=epochs))
-    told_seeds = [{"seed": each.seed, "best_epoch": each.best_epoch, "epochs": each.epochs} for each in trained]
-    model = finished_model(
-        trained,
-        splits,
-        sequence=told.sequence,
-        normaliser=normaliser,
-        step_s=told.step_s,
-        spec=told.spec,
-        calibrate=told.calibrate,
-        record={**told.record, "seeds": told_seeds},
-    )
-    fitted = fitted_floors(grid, splits, normaliser.names) if floors else None
-    scores, predictions = {}, {}
-    for name in scored_splits(splits):
-        videos = splits[name]
-        predictions[name] = split_predictions(model, trained, name, videos)
-        beside = fitted.predict(*floor_inputs(grid, videos, normaliser.names)) if fitted else {}
-        scores[name] = split_scores(predictions[name], videos.labels, videos.groups(), beside)
-    return FinishedTrial(model.with_record(scores=scores).dump(), {"splits": scores, "seeds": told_seeds}, predictions)
-
-
-def _data(told: WorkerConfig) -> tuple[GridVideos, dict[str, SplitVideos], Normaliser]:
-    scratch = node_folder(told.scratch, "sequences")
-    grid = flat_videos(told.stores, told.spec, told.step_s, scratch, keep_s=KEEP_S)
-    return grid, *prepared_splits(grid, read_samples(told.out), told.sequence, scratch, keep_s=KEEP_S)
+    model = model_of(told, data, trained)
+    scores, predictions = scored(model, data, trained, floors=floors)
+    told_scores = {"splits": scores, "seeds": model.record["seeds"]}
+    return FinishedTrial(model.with_record(scores=scores).dump(), told_scores, predictions)

@@ -59,7 +59,7 @@ class TuneRun(SweepRun):
         with input_errors(ValueError, option=f"configuration {number} of the search space"):
             with_settings(self.options, settings)
 
-    def plan(self) -> None:
+    def plan_trials(self) -> None:
         """Under random search, all of them; under Optuna they come one by one."""
         if self.options.search == "random":
             for number in range(self.options.trials):
