@@ -195,15 +195,9 @@ def plan_workers(
     """
     gpus = (1.0 if any(node.gpus for node in nodes) else 0.0) if gpus is None else gpus
 
-    def room(each_cpus: float) -> int:
-        """Workers that find a place."""
-        by_cpus = [math.floor(node.cpus / each_cpus + 1e-9) for node in nodes]
-        by_gpus = [math.floor(node.gpus / gpus + 1e-9) if gpus else count for node in nodes]
-        return sum(min(pair) for pair in zip(by_cpus, by_gpus))
-
     most_cpus = int(max((node.cpus for node in nodes), default=0))
     sizes = [cpus] if cpus else [float(whole) for whole in range(most_cpus, 0, -1)]
-    fitting = room(sizes[-1]) if sizes else 0
+    fitting = _room(nodes, sizes[-1], gpus) if sizes else 0
     needed = count if least is None else least
     if fitting < needed:
         need = f"{sizes[-1] if sizes else 1:g} CPU{f' and {gpus:g} GPU' if gpus else ''}"
@@ -213,8 +207,16 @@ def plan_workers(
             "lower --num-workers, --worker-cpus or --worker-gpus"
         )
     now = min(count, fitting)
-    each_cpus = next(size for size in sizes if room(size) >= now)
+    each_cpus = next(size for size in sizes if _room(nodes, size, gpus) >= now)
     return Workers(count=now, cpus=each_cpus, gpus=gpus, span=None if least is None else (least, count))
+
+
+def _room(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
+    """Workers of this size that find a place, counted by node."""
+    by_cpus = [math.floor(node.cpus / cpus + 1e-9) for node in nodes]
+    if not gpus:
+        return sum(by_cpus)
+    return sum(min(some, math.floor(node.gpus / gpus + 1e-9)) for some, node in zip(by_cpus, nodes))
 
 
 def trials_at_once(nodes: Sequence[Node], workers: Workers) -> int:
@@ -222,10 +224,7 @@ def trials_at_once(nodes: Sequence[Node], workers: Workers) -> int:
 
     Raises CapacityError where not one does: it would wait for ever, without a word.
     """
-    slots = 0
-    for node in nodes:
-        by_cpus = math.floor(node.cpus / workers.cpus + 1e-9)
-        slots += min(by_cpus, math.floor(node.gpus / workers.gpus + 1e-9)) if workers.gpus else by_cpus
+    slots = _room(nodes, workers.cpus, workers.gpus)
     if slots < workers.count:
         raise CapacityError(
             f"a trial of {workers.told()} finds room for {slots} of them (the cluster has "

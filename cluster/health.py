@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.package import unmet
 from cluster.storage import Folder
-from cluster.uri import StorageError, display, parse_uri
+from cluster.uri import StorageError, one_line, parse_uri
 
 MARKER = "_tmp-seen-"
 """Begins the name of a marker; readers skip such names, and a sweep deletes those that a killed run left."""
@@ -84,11 +84,11 @@ def _answer(name: str, task: Any) -> Answer:
         cause = error.cause if isinstance(error.cause, BaseException) else error
         if isinstance(cause, ModuleNotFoundError):
             return Answer(node=name, error=f"{cause}: this project is not on that node (submit sends it)")
-        return Answer(node=name, error=_one_line(cause))
+        return Answer(node=name, error=one_line(cause))
     except RuntimeEnvSetupError as error:
-        return Answer(node=name, error=f"its environment could not be set up: {_one_line(error)}")
+        return Answer(node=name, error=f"its environment could not be set up: {one_line(error)}")
     except (RayError, GetTimeoutError) as error:
-        return Answer(node=name, error=_one_line(error))
+        return Answer(node=name, error=one_line(error))
 
 
 # --- what is asked; these run on the nodes ---
@@ -113,7 +113,7 @@ def look(requirements: Sequence[str], markers: Sequence[tuple[str, str, str]], p
                 unseen[uri] = "another file stands there"
         except (StorageError, OSError) as error:
             missing = getattr(error, "missing", False)
-            unseen[uri] = "what the head wrote is not there: no shared folder" if missing else _one_line(error)
+            unseen[uri] = "what the head wrote is not there: no shared folder" if missing else one_line(error)
     return {
         "versions": {"python": platform.python_version(), **installed(VERSIONS)},
         "unmet": unmet(requirements),
@@ -206,7 +206,3 @@ def told_versions(answers: Sequence[Answer]) -> list[str]:
         if len(by_version) > 1:
             told.append(f"{name} " + ", ".join(f"{v} on {', '.join(nodes)}" for v, nodes in sorted(by_version.items())))
     return told
-
-
-def _one_line(error: BaseException) -> str:
-    return display(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -27,7 +27,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.job_log import JobLog
 from cluster.package import Package
-from cluster.uri import display
+from cluster.uri import display, one_line
 
 REQUEST_TIMEOUT_S = (10.0, 60.0)
 """To connect, and between two bytes."""
@@ -174,7 +174,7 @@ class JobServer:
                 now_s = monotonic()
                 lost_since_s = lost_since_s or now_s
                 if now_s - lost_since_s > PATIENCE_S:
-                    raise LostError(f"{display(self.url)} is out of reach: {_one_line(error)}") from error
+                    raise LostError(f"{display(self.url)} is out of reach: {one_line(error)}") from error
                 sleep(2.0)
                 continue
             if found.over and complete:
@@ -211,13 +211,13 @@ class JobServer:
         except AuthenticationError as error:
             raise SubmissionError(_token_words(shown)) from error
         except (ConnectionError, requests.RequestException) as error:
-            words = _one_line(error).rstrip(".")
+            words = one_line(error).rstrip(".")
             raise LostError(
                 f"--address {shown}: no job server answers there ({words}): give the dashboard's address, usually "
                 "http://HEAD:8265, reachable from here (ssh -L, kubectl port-forward)"
             ) from error
         except (ValueError, KeyError) as error:  # an answer that is no job server's
-            raise SubmissionError(f"--address {shown}: this is no job server of Ray ({_one_line(error)})") from error
+            raise SubmissionError(f"--address {shown}: this is no job server of Ray ({one_line(error)})") from error
         except RuntimeError as error:
             raise SubmissionError(f"{shown}: {_last_line(error)}") from error
 
@@ -308,10 +308,6 @@ def _token_words(shown: str) -> str:
         f"--address {shown} {lacking}: put the cluster's token into RAY_AUTH_TOKEN, or into a file that "
         "RAY_AUTH_TOKEN_PATH names, or into ~/.ray/auth_token (ray get-auth-token, on the head, prints it)"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _last_line(error: BaseException) -> str:

@@ -104,6 +104,11 @@ def display(uri: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
 
 
+def one_line(error: BaseException) -> str:
+    """An error's words in one line of at most 300 characters, as they may be shown; its kind where it has none."""
+    return display(" ".join(str(error).split()))[:300] or type(error).__name__
+
+
 def check_name(name: str) -> str:
     """Gives a relative posix name back if it stays within its folder, else ValueError."""
     parts = name.split("/")

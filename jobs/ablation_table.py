@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import matplotlib.figure
 
-from jobs.reaction_figures import FAINT, INK, LINE, plain
+from jobs.reaction_figures import FAINT, INK, LINE, plain, png
 
 LEVEL = 0.05
 
@@ -114,6 +114,4 @@ def draw_table(rows: Sequence[Row], split: str) -> bytes:
     )
     plain(axes)
     axes.tick_params(axis="y", labelsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return png(figure)

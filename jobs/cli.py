@@ -80,9 +80,14 @@ def main(arguments: Sequence[str] | None = None, *, summary_stream: Any = None) 
     return code
 
 
+def job_module(job: str) -> Any:
+    """The module of a job, which holds its `Options` and its `run`."""
+    return importlib.import_module(f"jobs.{job.replace('-', '_')}")
+
+
 def _run(job: str, arguments: list[str], help_stream: io.TextIOBase) -> tuple[Outcome | None, int]:
     try:
-        module = importlib.import_module(f"jobs.{job.replace('-', '_')}")
+        module = job_module(job)
         takes_job = getattr(module.Options, "takes_job", False)  # submit: what stands behind -- is another job's
         end = arguments.index("--") if takes_job and "--" in arguments else len(arguments)
         options = parse_options(module.Options, job, arguments[:end], help_stream)

@@ -22,8 +22,8 @@ from typing import Any
 import tyro
 
 import jobs
-from cluster.uri import display, parse_uri
-from jobs.doctor_checks import Finding, first_words
+from cluster.uri import display, one_line, parse_uri
+from jobs.doctor_checks import Finding
 from jobs.outcome import DONE, FAILED, InputError, JobFailedError, Outcome, input_errors
 from jobs.progress import say
 
@@ -218,7 +218,7 @@ def look_through_job_server(options: Options) -> list[Finding]:
             state = server.follow(submission_id, log, limit_s=limit_s)
         except TimeoutError as error:
             server.stop(submission_id)
-            return add("fail", first_words(error), "is there a free place on the head? ray status tells")
+            return add("fail", one_line(error), "is there a free place on the head? ray status tells")
     except (SubmissionError, LostError, InputError, JobFailedError) as error:
         return add("fail", str(error))
     if log.result is None or log.result["summary"] is None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from cluster.uri import StorageError, display
+from cluster.uri import StorageError, display, one_line
 
 KNOCK_S = 10.0
 STORAGE_MEND = (
@@ -81,7 +81,7 @@ def check_cluster(tell: Tell, *, address: str | None, uris: Sequence[str], track
                 "is that address the cluster's (host:port of ray start, or auto on one of its machines), and are "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) those of the cluster?"
             )
-            tell(Finding(check="cluster", where=target, state="fail", told=first_words(error), mend=mend))
+            tell(Finding(check="cluster", where=target, state="fail", told=one_line(error), mend=mend))
             return
         count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
         tell(Finding(check="cluster", where=target, state="ok", told=f"{count}: {told_nodes(nodes)}"))
@@ -199,7 +199,7 @@ def check_storage(tell: Tell, *, uri: str) -> None:
     try:
         wrong = _puts(folder, name)
     except (StorageError, OSError) as error:
-        wrong = first_words(error)
+        wrong = one_line(error)
     finally:
         if made and os.path.isdir(folder.uri) and not os.listdir(folder.uri):
             os.rmdir(folder.uri)
@@ -283,8 +283,3 @@ def check_tracking(tell: Tell) -> None:
         tell(Finding(check="tracking", where=shown, state="warn", told=told, mend=mend))
     else:
         tell(Finding(check="tracking", where=shown, state="ok", told=told))
-
-
-def first_words(error: BaseException) -> str:
-    """An error in one line, without secrets."""
-    return display(" ".join(str(error).split()))[:300] or type(error).__name__

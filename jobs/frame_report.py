@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import jinja2
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cluster.storage import Folder
+from jobs.page import page_environment
 
 METRICS_FILE = "metrics.json"
 FILES = (METRICS_FILE, "scores.csv", "report.html")
@@ -112,12 +112,7 @@ def write_scores(told: FrameScores, out: Folder) -> None:
 
 def html_page(told: FrameScores) -> str:
     """The report: one file without anything to load; whatever comes from a person is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jobs", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}".replace("-", "−")
-    environment.filters["share"] = lambda value: f"{100 * max(0.0, min(1.0, abs(value or 0.0))):.2f}%"
+    environment = page_environment()
     page = environment.get_template("frame_scores.html")
     return page.render(
         told=told,

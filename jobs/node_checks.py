@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.health import look
-from jobs.doctor_checks import first_words
+from cluster.uri import one_line
 
 CLIP_FRAMES = 12
 CLIP_PX = 112
@@ -42,7 +42,7 @@ def decoders(clip: bytes) -> dict[str, str | None]:
                     frames = sum(len(chunk.frame_index) for chunk in slot.chunks(path))
                 found[name] = None if frames == CLIP_FRAMES else f"{frames} frames of {CLIP_FRAMES} came"
             except VideoError as error:
-                found[name] = first_words(error)
+                found[name] = one_line(error)
     return found
 
 
@@ -56,7 +56,7 @@ def multiply() -> dict[str, str | None]:
     try:
         there = (numbers.float().cuda() @ numbers.float().cuda()).double().cpu()
     except RuntimeError as error:
-        return {"error": first_words(error)}
+        return {"error": one_line(error)}
     off = float((there - numbers @ numbers).abs().max() / (numbers @ numbers).max())
     if off > 1e-2:  # TF32 keeps 10 bits
         return {"error": f"a product of matrices is off by {off:.1e} of its largest number: this GPU computes wrongly"}

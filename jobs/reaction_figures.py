@@ -111,8 +111,13 @@ def plain(axes: Any) -> None:
     axes.tick_params(labelsize=6, length=2)
 
 
-def png_source(figure: matplotlib.figure.Figure) -> str:
-    """A figure as the text of an <img> source."""
+def png(figure: matplotlib.figure.Figure) -> bytes:
+    """A figure as a file's content."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def png_source(figure: matplotlib.figure.Figure) -> str:
+    """A figure as the text of an <img> source."""
+    return f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"

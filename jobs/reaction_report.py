@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from cluster.scratch import Scratch
 from cluster.uri import StorageError, display
+from jobs.page import page_environment
 from jobs.progress import say
 from jobs.reaction_figures import calibration, scatter, thumbnail, timeline
 from jobs.reaction_scores import Scored
@@ -34,12 +34,7 @@ FLOORS = {
 
 def html_page(scored: Scored, *, thumbnails: bool, blur: bool) -> str:
     """The report; whatever comes from a person is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jobs", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}".replace("-", "−")
-    environment.filters["share"] = lambda value: f"{100 * max(0.0, min(1.0, abs(value or 0.0))):.2f}%"
+    environment = page_environment()
     scores, ceiling = scored.scores, scored.scores["ceiling"] or {}
     ridge = scores["floors"].get("ridge_statistics", {}).get("by_reaction", {})
     rows = [

@@ -70,6 +70,10 @@ class Dimension:
             return distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
         return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
+    def suggestion(self, value: Any) -> Any:
+        """What Optuna calls a value."""
+        return value if self.choices is None else told(value)
+
     def value(self, suggested: Any) -> Any:
         """The value that Optuna's suggestion stands for."""
         if self.choices is None:

@@ -6,7 +6,6 @@ it ends here as it ends there, with its summary on stdout and its exit code.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import secrets
@@ -115,13 +114,13 @@ def run(options: Options, words: Sequence[str]) -> Outcome:
 def inner_job(words: Sequence[str]) -> InnerJob:
     """The job behind `--`, its options read and its places looked at: what is wrong with it is told before anything is
     sent. Raises InputError."""
-    from jobs.cli import JOBS, parse_options, with_config_file
+    from jobs.cli import JOBS, job_module, parse_options, with_config_file
 
     name, *arguments = words
     if name not in JOBS or name == "submit":
         jobs = ", ".join(each for each in JOBS if each != "submit")
         raise InputError(f"submit: behind -- there is no job {name!r}; the jobs are {jobs}")
-    kind = importlib.import_module(f"jobs.{name.replace('-', '_')}").Options
+    kind = job_module(name).Options
     arguments = with_config_file(kind, arguments)
     options = parse_options(kind, name, arguments)
     if options is not None:

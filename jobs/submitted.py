@@ -7,7 +7,6 @@ and exit code are said once more in the log, behind the mark (`cluster.job_log`)
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -20,8 +19,8 @@ from cluster.package import PackageError, requirements, unmet
 from cluster.session import SessionError, ray_session, stop_signals
 from cluster.tracking import TrackingError, refuse_local_store
 from cluster.uri import StorageError
+from jobs.cli import job_module, parse_options
 from jobs.cli import main as run_job
-from jobs.cli import parse_options
 from jobs.outcome import FAILED, WRONG_INPUT, InputError, input_errors
 from jobs.places import Place, places_of, tracks
 from jobs.progress import say
@@ -50,9 +49,7 @@ def _run(words: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     job, *options = words
     try:
         if job not in UNCHECKED:
-            check_cluster(
-                job, parse_options(importlib.import_module(f"jobs.{job.replace('-', '_')}").Options, job, options)
-            )
+            check_cluster(job, parse_options(job_module(job).Options, job, options))
     except InputError as error:
         say(f"mma-mrnnet: {error}")
         return WRONG_INPUT, None

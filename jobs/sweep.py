@@ -23,7 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from cluster.capacity import CapacityError, Node, Workers, told_nodes, trials_at_once
+from cluster.capacity import Node, Workers, told_nodes, trials_at_once
 from cluster.lock import STORE_ERRORS
 from cluster.session import Stop
 from cluster.training import first_line
@@ -48,6 +48,8 @@ TUNE_SETTINGS = {
 
 class SweepRun(ReactionRun):
     """One sweep; a job's own class plans the trials and makes something of them."""
+
+    worker_cpus = 1.0  # so that several trials run side by side
 
     def __init__(self, options: Any):
         super().__init__(options)
@@ -125,17 +127,6 @@ class SweepRun(ReactionRun):
         return self.conclude()
 
     # --- places ---
-
-    def workers(self, nodes: list[Node]) -> Workers:
-        """Those of one trial: of a CPU each unless told otherwise, so that several trials run side by side."""
-        where, least = self.where, self.where.num_workers.least
-        gpus = (1.0 if any(node.gpus for node in nodes) else 0.0) if where.worker_gpus is None else where.worker_gpus
-        count = int(where.num_workers)
-        span = None if least is None else (least, count)
-        workers = Workers(count=count, cpus=where.worker_cpus or 1.0, gpus=gpus, span=span)
-        with input_errors(CapacityError):
-            trials_at_once(nodes, workers)
-        return workers
 
     def _at_once(self, nodes: Sequence[Node]) -> int:
         most = trials_at_once(nodes, self.trial_workers)

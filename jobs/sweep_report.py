@@ -6,8 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
+from jobs.page import page_environment
 from jobs.search_space import Space, told
 from jobs.sweep_book import TrialRecord
 from jobs.sweep_figures import importance_bars, learning_curves, parallel_coordinates
@@ -27,11 +26,7 @@ def sweep_page(
     facts: Mapping[str, Any],
 ) -> str:
     """The page, self-contained; `scores` are the best trial's by split, `facts` are of the sweep."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jobs", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["thousands"] = lambda value: f"{value:,}"
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}".replace("-", "−")
+    environment = page_environment()
     environment.filters["told"] = setting_told
     ranked = sorted((each for each in records if each.score is not None), key=lambda each: -(each.score or 0.0))
     importance = importances(space, records)
@@ -74,10 +69,7 @@ def importances(space: Space, records: Sequence[TrialRecord]) -> dict[str, float
     varies = [each for each in space if len({told(record.settings[each.name]) for record in scored}) > 1]
     distributions = {each.name: each.distribution() for each in varies}
     for record in scored:
-        params = {
-            each.name: record.settings[each.name] if each.choices is None else told(record.settings[each.name])
-            for each in varies
-        }
+        params = {each.name: each.suggestion(record.settings[each.name]) for each in varies}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=record.score))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from jobs.search_space import Space, told
+from jobs.search_space import Space
 from jobs.sweep_book import TrialRecord
 
 METRIC, MODE = "score", "max"
@@ -100,6 +100,4 @@ class Adaptive(Planned):
             self.study.tell(asked, result[METRIC])
 
     def _params(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            each.name: settings[each.name] if each.choices is None else told(settings[each.name]) for each in self.space
-        }
+        return {each.name: each.suggestion(settings[each.name]) for each in self.space}

@@ -49,6 +49,8 @@ class TrainingRun:
     """What it leaves in OUT."""
     free: ClassVar[frozenset[str]] = frozenset({"out", "resume", "run"})
     """Options that may differ between a run and its resumption: they change no number."""
+    worker_cpus: ClassVar[float | None] = None
+    """CPUs of a worker where nobody says; None: the most with which all have room."""
 
     def __init__(self, options: Any):
         """`options`: a dataclass with `out`, `resume` and `run`."""
@@ -139,7 +141,7 @@ class TrainingRun:
                 nodes,
                 count=int(where.num_workers),
                 least=where.num_workers.least,
-                cpus=where.worker_cpus,
+                cpus=where.worker_cpus or self.worker_cpus,
                 gpus=where.worker_gpus,
             )
 
