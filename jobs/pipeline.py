@@ -10,6 +10,7 @@ import socket
 import traceback
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -21,6 +22,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from cluster.capacity import Capacity
+from cluster.metrics import timed, timed_each
 from cluster.s3 import retry_count
 from cluster.scratch import CAP_BYTES, Scratch
 from cluster.storage import stat
@@ -202,8 +204,11 @@ def _rows(
         if video["version"] is None:  # named by a table; a listing would have told
             source = stat(video["uri"])
             common.update(source_version=source.version, source_bytes=source.bytes)
-        with worker.scratch.fetched(video["uri"], common["source_bytes"], common["source_version"]) as path:
-            for chunk in worker.slot.chunks(path):
+        with ExitStack() as held:
+            with timed("fetch"):
+                fetched = worker.scratch.fetched(video["uri"], common["source_bytes"], common["source_version"])
+                path = held.enter_context(fetched)
+            for chunk in timed_each("decode", worker.slot.chunks(path)):
                 told = {**_place(common, index, index + 1 if chunk.is_last else None), **_told(chunk)}
                 yield chunk_row(descriptors, {**common, **told}, vars(chunk)), chunk.faces
                 index += 1
@@ -320,4 +325,6 @@ class MMAActor:
             np.frombuffer(each.as_buffer(), np.uint8).reshape(-1, side, side, 3)
             for each in rows[FACES].combine_chunks()
         ]
-        return with_descriptors(rows.drop_columns([FACES]), self.descriptors, self.extractor.extract(crops))
+        with timed("mma"):
+            descriptors = self.extractor.extract(crops)
+        return with_descriptors(rows.drop_columns([FACES]), self.descriptors, descriptors)

@@ -105,7 +105,7 @@ def test_stalls_of_30_s_among_the_faults_cost_time_alone(moto_endpoint, clips, t
         assert proxy.all_counted(summary["retries"])
 
 
-@pytest.mark.parametrize("kind", ["500", "503", pytest.param("stall", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["503", *(pytest.param(each, marks=pytest.mark.slow) for each in ("500", "stall"))])
 def test_a_server_that_fails_from_the_start_ends_the_job_in_its_own_words(moto_endpoint, clips, tmp_path, kind):
     """Within 3 minutes, which is the bound of one request; errors take 15 s."""
     with corpus(moto_endpoint, clips, 1, kinds=(kind,)) as (bucket, proxy):

@@ -97,6 +97,7 @@ def test_history_and_mlflow_hold_each_epoch_of_each_seed_once(reactions, trainin
     assert {each.path for each in client.list_artifacts(run.info.run_id)} >= {"mrnnet.safetensors", "metrics.json"}
 
 
+@pytest.mark.slow
 def test_one_worker_trains_as_two_do(run_job, reactions, tmp_path):
     ran = run_job("train", "--out", tmp_path / "m", *reactions.options, "--num-workers", 1, "--no-tracking")
     assert ran.code == 0, ran.told

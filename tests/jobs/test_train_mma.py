@@ -67,6 +67,7 @@ def test_mlflow_holds_parameters_each_epoch_once_and_the_network(trained: Traine
     assert {each.path for each in client.list_artifacts(run.info.run_id)} >= {"mma.safetensors", "metrics.json"}
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_history_of_two(run_job, trained: Trained, tmp_path):
     ran = run_job(
         "train-mma", "--out", tmp_path / "m", *trained.options, "--crops", trained.out / "crops",
@@ -166,6 +167,7 @@ def test_a_run_killed_while_it_put_its_result_down_ends_alike(run_job, trained: 
     assert ran.summary["metrics"] == trained.ran.summary["metrics"]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_epoch_costs_that_epoch_alone(run_job, trained: Trained, tmp_path, training_mlflow):
     out, killed = tmp_path / "m", []
 
@@ -191,6 +193,7 @@ def test_a_worker_killed_in_mid_epoch_costs_that_epoch_alone(run_job, trained: T
     assert steps_of(client, run, "epoch") == steps_of(client, run, "loss_total") == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_a_driver_stopped_and_killed_goes_on_where_it_was(run_job, trained: Trained, tmp_path, training_mlflow):
     import ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,6 +146,7 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(swept):
     assert [entry["steps"] for entry in history] == [per_epoch * entry["epoch"] for entry in history]
 
 
+@pytest.mark.slow
 def test_the_best_settings_train_the_same_again(swept, made, run_job, tmp_path):
     options = ("--store", made.corpus / "store", "--labels", made.corpus / "truth.parquet")
     words = ("--config", swept.out / "best.yaml", "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
@@ -183,7 +185,8 @@ def test_the_page_shows_the_best_what_was_cut_and_all_pictures(swept):
     assert f"{len(stopped)} stopped early" in page
     assert page.count("data:image/png;base64,") == 2  # seven trials say nothing about settings
     assert "Under 8 trials" in page
-    assert "http" not in page.replace("http-equiv", "")
+    without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # whose letters are any
+    assert "http" not in without_pictures.replace("http-equiv", "")
 
 
 def test_a_sweep_that_is_done_is_not_done_again(swept, made, run_job):
