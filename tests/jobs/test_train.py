@@ -384,6 +384,31 @@ def test_thumbnails_are_shown_where_asked_and_blurred(run_job, from_videos, trai
     assert len(pages["blurred"]) < len(pages["clear"])  # squares have less in them than faces
 
 
+@pytest.mark.slow
+def test_the_best_of_a_sweep_is_registered_under_an_alias(
+    run_job, from_videos, trained: Trained, tmp_path, training_mlflow
+):
+    store, _ = from_videos
+    (tmp_path / "space.yaml").write_text("network.units: [4, 8]\n")
+    options = (
+        "--store",
+        store,
+        "--labels",
+        trained.corpus,
+        "--out",
+        tmp_path / "s",
+        "--space",
+        tmp_path / "space.yaml",
+    )
+    fit = ("--fit.batch-size", 8, "--fit.epochs", 2, "--trials", 2, "--search-seed", 3)
+    ran = run_job("tune", *options, *fit, "--register", "swept-test", "--mma", trained.out)
+    assert ran.code == 0, ran.told
+    client, run = mlflow_run(training_mlflow, tmp_path / "s")
+    version = client.get_model_version_by_alias("swept-test", "best")
+    assert (int(version.version), version.run_id) == (1, run.info.run_id)
+    assert "registered: models:/swept-test/1" in ran.told
+
+
 def test_a_registered_model_predicts_videos_by_mlflow_alone(
     run_job, from_videos, trained: Trained, tmp_path, training_mlflow
 ):
