@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from cluster.capacity import Node
 
@@ -93,7 +94,7 @@ def ray_session(
         settings |= {"num_cpus": num_cpus, "include_dashboard": False}
     try:
         ray.init(address=target, **settings)
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise SessionError(f"--address {target}: {first} Is it up, and is its token the one of this user?") from error
     except SystemExit as error:  # Ray's own handler, while it starts: exits with the signal's bare number

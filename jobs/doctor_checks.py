@@ -61,8 +61,6 @@ def check(kind: str, result_file: str, arguments: str) -> None:
 
 def check_cluster(tell: Tell, *, address: str | None, uris: Sequence[str], tracking: bool, limit_s: float) -> None:
     """Nodes, versions, folders seen from every node, decoders, GPUs, and whether all can share the tracking store."""
-    from ray.exceptions import AuthenticationError
-
     from cluster.capacity import told_nodes
     from cluster.health import Markers, look, on_every_node
     from cluster.package import PackageError, requirements
@@ -76,7 +74,7 @@ def check_cluster(tell: Tell, *, address: str | None, uris: Sequence[str], track
         try:
             _knock(target)
             nodes = held.enter_context(ray_session(address))
-        except (OSError, SessionError, AuthenticationError) as error:
+        except (OSError, SessionError) as error:
             mend = (
                 "is that address the cluster's (host:port of ray start, or auto on one of its machines), and are "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) those of the cluster?"

@@ -20,11 +20,11 @@ from cluster.capacity import Workers, told_nodes
 from cluster.lock import STORE_ERRORS
 from cluster.session import SessionError, Stop, ray_session, stop_signals
 from cluster.storage import Folder
+from jobs.card_facts import CARD_FILE, mma_card, people_by_split
 from jobs.cropping import ensure_crops
 from jobs.detector import face_settings
 from jobs.label_sets import NamedSet, mix_shares, read_sets, sample_table, told_samples
 from jobs.mma_training import SCORES_FILE, START_FILE, WorkerConfig, train_worker
-from jobs.model_card import CARD_FILE, mma_card, people_by_split
 from jobs.models import MODEL_FILE, read_prior, start_network
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import EpochProgress, say

@@ -44,6 +44,9 @@ NODE_FAULTS = ("ChildStart", "ChildLost")
 FACES = "faces"
 """Column of the crops on their way to the network: a row's (K, 112, 112, 3) uint8 as bytes."""
 
+GATHER_BYTES = 8 * 2**20
+"""Crops after which a decode task hands its rows on as one table: Ray's and Arrow's cost is one a table."""
+
 BLOCK_BYTES = 32 * 2**20
 """Ray Data gathers a task's rows into blocks of this size: its default of 128 MiB costs each worker 300 MB."""
 
@@ -160,17 +163,25 @@ def build(
 def read_faces(plan: pa.Table, *, reading: Reading, descriptor_set: str) -> Iterator[pa.Table]:
     """The decode task: videos of the plan in, rows with face crops out, chunk by chunk, in order.
 
-    Yields tables of one row: what `chunk_row` makes, and `faces` (large binary). Every video ends with a row
-    that tells its number of chunks, whatever became of it.
+    Yields tables of rows that `chunk_row` made, with `retries` and `faces` (large binary), about `GATHER_BYTES` of
+    crops in each. Every video ends with a row that tells its number of chunks, whatever became of it.
     """
     descriptors = DESCRIPTOR_SETS[descriptor_set]
+    waiting: list[pa.Table] = []
+    size = 0
     for video in plan.to_pylist():
         retries = retry_count()
         for row, faces in _rows(video, reading, descriptors):
             now = retry_count()
             row = row.append_column("retries", pa.array([now - retries], pa.int64()))
             retries = now
-            yield row.append_column(FACES, _binary(faces))
+            waiting.append(row.append_column(FACES, _binary(faces)))
+            size += 0 if faces is None else faces.nbytes
+            if size >= GATHER_BYTES:
+                yield pa.concat_tables(waiting).combine_chunks()
+                waiting, size = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _binary(faces: np.ndarray | None) -> pa.Array:

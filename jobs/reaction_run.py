@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from cluster.session import SessionError, Stop, ray_session, stop_signals
 from cluster.storage import Folder, read
 from cluster.tracking import Tracker
 from cluster.uri import StorageError, display
-from jobs.model_card import CARD_FILE, reaction_card
+from jobs.card_facts import CARD_FILE, reaction_card
 from jobs.models import weights_of_store
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import SeedProgress, say
@@ -40,7 +41,7 @@ from rnn.labels import ReactionLabels
 from rnn.network import NetworkConfig
 from rnn.reactions import REACTIONS
 from rnn.sequences import chosen_names
-from rnn.training.data import SAMPLE_SCHEMA, SPLITS, prepared_splits, steps_reached, told_reach
+from rnn.training.data import SAMPLE_SCHEMA, SPLITS, kinds_of, prepared_splits, steps_reached, told_reach
 from rnn.training.final import summary_numbers
 from rnn.training.options import SMALL_BATCH
 
@@ -99,7 +100,10 @@ class ReactionRun(TrainingRun):
         scratch = node_folder(self.where.scratch, "sequences")
         with input_errors(ValueError, StorageError, OSError, option="--store"):
             spec = stores_spec(self.stores)
-            chosen_names(options.sequence.descriptors, spec["descriptors"])
+        with input_errors(ValueError):
+            for asked in self.descriptors():
+                chosen_names(asked, spec["descriptors"])
+        with input_errors(ValueError, StorageError, OSError, option="--store"):
             step_s = options.step_s or stores_step(self.stores)
             grid = flat_videos(self.stores, spec, step_s, scratch)
         labels = read_reaction_labels(options.labels, subjects_uri=options.subjects)
@@ -120,6 +124,7 @@ class ReactionRun(TrainingRun):
         batch = min(options.fit.batch_size, trained_on)
         if batch < SMALL_BATCH:
             say(f"a batch of {batch} videos gives a noisy correlation: have {SMALL_BATCH} or more, better 128")
+        kinds = kinds_of(samples)
         self.record["data"] = {
             "spec": spec,
             "step_s": step_s,
@@ -129,7 +134,8 @@ class ReactionRun(TrainingRun):
             "videos": counts,
             "with_sequence": {name: len(splits[name].sequences) for name in SPLITS},
             "subjects": {name: _subjects(samples, name) for name in SPLITS},
-            "countries": _counts(samples, "country"),
+            "countries": _counts(kinds["country"]),
+            "ages": _counts(kinds["age"]),
             "descriptors": list(normaliser.names),
         }
         return samples
@@ -137,6 +143,10 @@ class ReactionRun(TrainingRun):
     def networks(self) -> list[NetworkConfig]:
         """The shapes that will be trained, for a look at the lengths before the start."""
         return [self.options.network]
+
+    def descriptors(self) -> list[tuple[str, ...]]:
+        """What will be asked of the store, for a look before the start."""
+        return [self.options.sequence.descriptors]
 
     def _read_served(self) -> tuple[bytes, bytes | None]:
         """What a registered model takes along, found and fitting before anything is trained."""
@@ -273,6 +283,5 @@ def _subjects(samples: pa.Table, split: str) -> int | None:
     return None if own.null_count or not len(own) else len(pa.compute.unique(own))
 
 
-def _counts(samples: pa.Table, column: str) -> dict[str, int]:
-    values = samples[column].drop_null().value_counts().to_pylist()
-    return {str(each["values"]): each["counts"] for each in values}
+def _counts(values: list[str | None]) -> dict[str, int]:
+    return dict(sorted(Counter(each for each in values if each is not None).items()))

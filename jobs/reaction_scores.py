@@ -20,7 +20,6 @@ from jobs.prediction import best_device, numbered, read_grid, read_model
 from jobs.progress import say
 from jobs.reaction_labels import made_corpus_ceilings, read_reaction_labels
 from jobs.reaction_run import joined_samples, told_scores
-from rnn.bootstrap import age_bands, group_scores
 from rnn.grid import GridVideos
 from rnn.metrics import ReactionMetrics
 from rnn.model import Predictions, ReactionModel
@@ -144,12 +143,8 @@ def _score(
         say(
             "no floors: they are fitted on the labels' split train, of which nothing is here, or which is scored itself"
         )
-    groups = videos.groups()
-    scores = split_scores(predicted.by_seed, values, groups, floors)
-    ages = videos.samples["age"].to_numpy(zero_copy_only=False)
-    named = {"country": videos.samples["country"].to_pylist(), "age": age_bands(ages)}
+    scores = split_scores(predicted.by_seed, values, videos.groups(), floors, videos.kinds())
     scores["ceiling"] = ceilings.get(split, {}).get("display")
-    scores["groups"] = group_scores(predicted.values, values, named, groups)
     scores["lengths"] = _by_length(predicted, values, model.step_s)
     scores["statuses"] = dict(Counter(predicted.status))
     scores["causes"] = dict(Counter(each for each in whole.facts["error_type"].to_pylist() if each))

@@ -13,7 +13,7 @@ import yaml
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from jobs.model_card import CARD_FILE, reaction_card
+from jobs.card_facts import CARD_FILE, reaction_card
 from jobs.outcome import DONE, InputError, Outcome, input_errors
 from jobs.progress import say
 from jobs.reaction_run import METRICS_FILE, score_numbers, told_scores
@@ -58,6 +58,11 @@ class TuneRun(SweepRun):
     def _check(self, number: int, settings: dict[str, Any]) -> None:
         with input_errors(ValueError, option=f"configuration {number} of the search space"):
             with_settings(self.options, settings)
+
+    def descriptors(self) -> list[tuple[str, ...]]:
+        """Every choice of the space."""
+        choices = [each.choices or () for each in self.space if each.name == "sequence.descriptors"]
+        return [*super().descriptors(), *(tuple(asked) for each in choices for asked in each)]
 
     def plan_trials(self) -> None:
         """Under random search, all of them; under Optuna they come one by one."""

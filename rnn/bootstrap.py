@@ -34,23 +34,36 @@ def draw_scores(
     Labels (N, 7) are NaN where unknown; videos without any label are not drawn. A reaction that is constant in a draw
     scores 0 there. Equal numbers of groups and equal seeds give equal draws. Raises ValueError for other shapes.
     """
+    return _mean(*_drawn(predictions, labels, groups, draws, seed))
+
+
+def _drawn(
+    predictions: npt.ArrayLike, labels: npt.ArrayLike, groups: Groups, draws: int, seed: int
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """r by draw, seed and reaction, (draws, S, 7), and whether two cells or more were known there."""
     p, y = _by_seed(predictions, labels)
     labelled = ~np.isnan(y).all(axis=1)
     owner = np.arange(len(y)) if groups is None else np.asarray(groups)
     owner = np.unique(owner[labelled], return_inverse=True)[1]
     sums = [_moment_sums(each[labelled], y[labelled], owner) for each in p]
     count = len(sums[0])
-    scores = np.zeros(draws)
+    r = np.zeros((draws, len(p), y.shape[1]))
+    there = np.zeros(r.shape, bool)
     if count == 0:
-        return scores
+        return r, there
     rng = np.random.default_rng([seed, count, draws])
     at_once = max(1, WEIGHTS_AT_ONCE // count)
     for start in range(0, draws, at_once):
-        size = min(at_once, draws - start)
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
-        found = [_mean_pearson(np.tensordot(weights, each, axes=1)) for each in sums]
-        scores[start : start + size] = np.mean(found, axis=0)
-    return scores
+        part = slice(start, min(start + at_once, draws))
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=part.stop - start).astype(np.float64)
+        for k, each in enumerate(sums):
+            r[part, k], there[part, k] = _pearson(np.tensordot(weights, each, axes=1))
+    return r, there
+
+
+def _mean(r: Floats, there: npt.NDArray[np.bool_]) -> Floats:
+    """Over the reactions that are there, then over seeds: (draws,)."""
+    return np.asarray(((r * there).sum(axis=2) / np.maximum(there.sum(axis=2), 1)).mean(axis=1))
 
 
 def _by_seed(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -75,8 +88,8 @@ def _moment_sums(p: Floats, y: Floats, owner: npt.NDArray[np.int64]) -> Floats:
     return by_owner
 
 
-def _mean_pearson(sums: Floats) -> Floats:
-    """(draws,) from weighted sums (draws, 6, 7): the mean of r over the reactions with two known cells or more."""
+def _pearson(sums: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """r (draws, 7) from weighted sums (draws, 6, 7), and whether it has two known cells or more."""
     n = sums[:, 0]
     p, y, pp, yy, py = np.moveaxis(sums[:, 1:] / np.maximum(n, 1)[:, None], 1, 0)
     variance_p, variance_y = pp - p**2, yy - y**2
@@ -84,8 +97,7 @@ def _mean_pearson(sums: Floats) -> Floats:
     varies = (variance_p > ROUNDING * pp) & (variance_y > ROUNDING * yy)
     spread = np.where(varies, np.sqrt(np.abs(variance_p)) * np.sqrt(np.abs(variance_y)), 1.0)
     r = np.where(varies, np.clip((py - p * y) / spread, -1.0, 1.0), 0.0)
-    there = n >= 2
-    return np.asarray((r * there).sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+    return r, n >= 2
 
 
 def interval(
@@ -97,14 +109,17 @@ def interval(
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, Any]:
-    """The `mean` r, with `low` and `high` that hold the share `level` of draws; `by` says what was drawn.
+    """The `mean` r, with `low` and `high` that hold the share `level` of draws; `by` says what was drawn, and
+    `by_reaction` has the 7 reactions' own ends.
 
     As wide as the draws are: of very few subjects an interval is too narrow, of one it is a point.
     """
-    scores = draw_scores(predictions, labels, groups, draws=draws, seed=seed)
+    r, there = _drawn(predictions, labels, groups, draws, seed)
+    own = np.where(there, r, 0.0).mean(axis=1)
     return {
         "mean": _score(predictions, labels),
-        **_ends(scores, level),
+        **_ends(_mean(r, there), level),
+        "by_reaction": [_ends(own[:, k], level) for k in range(own.shape[1])],
         "by": "video" if groups is None else "subject",
         "draws": draws,
         "level": level,

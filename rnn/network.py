@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from rnn.packed import packed_gru
 from rnn.reactions import REACTIONS
 from rnn.routed import RoutedDense
 
@@ -102,16 +103,13 @@ class RecurrentLayers(nn.Module):
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Lengths int64 (B,) on the CPU, each at least 1; what inputs hold beyond them never matters."""
-        mask = _mask(lengths, inputs.shape[1], inputs.device)
-        inputs = torch.where(mask, inputs, torch.zeros_like(inputs))
-        if self.bidirectional:  # packed: the way back begins at each video's own end
+        own_gru = isinstance(self.layers, nn.GRU) and not self.bidirectional and inputs.device.type == "cpu"
+        if own_gru or self.bidirectional:  # the way back begins at each video's own end
             packed = nn.utils.rnn.pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            states, _ = nn.utils.rnn.pad_packed_sequence(
-                self.layers(packed)[0], batch_first=True, total_length=inputs.shape[1]
-            )
-        else:
-            states, _ = self.layers(inputs)
-        return states
+            states = packed_gru(self.layers, packed) if own_gru else self.layers(packed)[0]
+            return nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=inputs.shape[1])[0]
+        mask = _mask(lengths, inputs.shape[1], inputs.device)
+        return self.layers(torch.where(mask, inputs, torch.zeros_like(inputs)))[0]
 
 
 def _mask(lengths: torch.Tensor, steps: int, device: torch.device) -> torch.Tensor:

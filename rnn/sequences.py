@@ -54,7 +54,8 @@ def chosen_names(asked: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
         found = families.get(word.lower(), {word} & set(there))
         if not found:
             raise ValueError(
-                f"the store has no descriptor {word!r}: give all, va, expressions, aus, or of {', '.join(there)}"
+                f"--sequence.descriptors {word}: the store has none of that name: give all, va, expressions, aus, or "
+                f"of {', '.join(there)}"
             )
         wanted |= found
     return tuple(name for name in there if name in wanted)

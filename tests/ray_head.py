@@ -26,6 +26,8 @@ class Head:
 
     url: str
     """Of its job server."""
+    address: str
+    """For drivers: host:port."""
     token: str
     folder: Path
     """Its own folder, logs and all; short, since Ray puts sockets there."""
@@ -54,7 +56,7 @@ def ray_head(variables: Mapping[str, str], *, num_cpus: int = 2, limit_s: float 
     """Start a head whose jobs find `variables` in their environment; its processes end with the block."""
     folder = Path(tempfile.mkdtemp(prefix="mmh-", dir="/tmp"))
     port, dashboard, agent, metrics = free_ports(4)
-    head = Head(f"http://127.0.0.1:{dashboard}", os.urandom(32).hex(), folder)
+    head = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", os.urandom(32).hex(), folder)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "MLFLOW_"))
     }

@@ -96,15 +96,17 @@ class StoreWriter:
         self._schema = s.store_schema(descriptors, spec)
         self._clock = clock
         self._started_s = self._committed_s = clock()
+        # A frame's list values; a row's single ones are small beside them, and 1 KB covers them.
+        self._frame_bytes = sum(map(_bits, s.frame_columns(descriptors).values())) / 8
         self._waiting: dict[str, list[pa.Table]] = {"part": [], "failed": []}
-        self._waiting_bytes = 0
+        self._waiting_bytes = 0.0
         self._sequence = 0
 
     def add(self, video: pa.Table) -> None:
         """Take the settled rows of one video."""
         kind = "failed" if s.FAILED in video["status"].to_pylist() else "part"
-        self._waiting[kind].append(video.select(self._schema.names).cast(self._schema))
-        self._waiting_bytes += video.nbytes
+        self._waiting[kind].append(video)
+        self._waiting_bytes += 1024 * video.num_rows + self._frame_bytes * _frame_count(video)
 
     @property
     def due(self) -> bool:
@@ -125,17 +127,26 @@ class StoreWriter:
             if not videos:
                 continue
             name = f"{kind}-{self.run_id}-{self._sequence:05d}.parquet"
-            self.folder.write(name, parquet_bytes(pa.concat_tables(videos)))
+            joined = pa.concat_tables(videos).select(self._schema.names).combine_chunks()
+            self.folder.write(name, parquet_bytes(joined.cast(self._schema)))
             self._waiting[kind], self._sequence = [], self._sequence + 1
             written.append(name)
             for video in videos:
                 self.videos[video_status(video)] += 1
                 self.rows += video.num_rows
-                self.frames += sum(filter(None, video["num_frames"].to_pylist()))
-        self._waiting_bytes = 0
+                self.frames += _frame_count(video)
+        self._waiting_bytes = 0.0
         self._committed_s = self._clock()
         self.files += written
         return written
+
+
+def _bits(kind: pa.DataType) -> int:
+    return kind.list_size * kind.value_type.bit_width if pa.types.is_fixed_size_list(kind) else kind.bit_width
+
+
+def _frame_count(video: pa.Table) -> int:
+    return sum(filter(None, video["num_frames"].to_pylist()))
 
 
 def new_run_id() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import resource
@@ -102,8 +103,11 @@ class Outbox:
             self.message({"kind": "tick", "frame": self.last_frame})
 
 
-def decode(path: str, options: Any, outbox: Outbox) -> None:
-    """One video through open, sample, follow and crop, into messages. Raises VideoError."""
+def decode(path: str, options: Any, outbox: Outbox, detector: Any) -> None:
+    """One video through open, sample, follow and crop, into messages. Raises VideoError.
+
+    detector: `mma.faces.make_detector` of the options.
+    """
     from dataclasses import asdict
 
     from mma.faces import FaceFollower
@@ -113,7 +117,7 @@ def decode(path: str, options: Any, outbox: Outbox) -> None:
 
     reader = readers.open_video(path, decoder=options.decoder, on_decoded=outbox.tick)
     outbox.message({"kind": "open", "info": asdict(reader.info), "decoder": reader.decoder})
-    follower = FaceFollower(options.faces)
+    follower = FaceFollower(options.faces, detector)
     for frame, picture in reader.frames(sample_indices(reader.times_s, options.fps)):
         try:
             outbox.add(follower.push(frame, float(reader.times_s[frame]), picture))
@@ -134,7 +138,7 @@ def serve(channel: int) -> None:
     """Answer requests until standard input ends."""
     import cv2
 
-    from mma.faces import FaceOptions
+    from mma.faces import FaceOptions, make_detector
     from mma.video import decord_group, readers  # noqa: F401  (loaded before the first video's clock runs)
     from mma.video.errors import VideoError
     from mma.video.options import DecodeOptions
@@ -145,6 +149,7 @@ def serve(channel: int) -> None:
     silence(2)  # from here on: decoders' chatter, a line a broken packet
     outbox = Outbox(channel)
     outbox.message({"kind": "ready"})
+    detector_of = functools.lru_cache(maxsize=1)(make_detector)  # loading Haar's cascade takes 9 ms
     for line in sys.stdin:
         request = json.loads(line)
         fields = request["options"]
@@ -152,7 +157,7 @@ def serve(channel: int) -> None:
         outbox = Outbox(channel)
         outbox.message({"kind": "taken"})
         try:
-            decode(request["path"], options, outbox)
+            decode(request["path"], options, outbox, detector_of(options.faces))
         except VideoError as error:
             outbox.message({"kind": "error", "stage": error.stage, "type": error.error_type, "message": error.message})
         except MemoryError:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mma.store.flatfile import built_once, digest
+from rnn.bootstrap import age_bands
 from rnn.flat import end_flat, read_flat
 from rnn.grid import GridVideos
 from rnn.network import NetworkConfig
@@ -59,6 +60,10 @@ class LabelledVideos:
         """(n,) numbers of the subjects; None where some are unknown."""
         return person_numbers(self.samples)
 
+    def kinds(self) -> dict[str, list[str | None]]:
+        """Whom a score is told of by itself: each video's country and band of age, None where unknown."""
+        return kinds_of(self.samples)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitVideos(LabelledVideos):
@@ -94,6 +99,12 @@ def person_numbers(samples: pa.Table) -> npt.NDArray[np.int64] | None:
     if samples["subject"].null_count or not samples.num_rows:
         return None
     return samples["subject"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+
+
+def kinds_of(samples: pa.Table) -> dict[str, list[str | None]]:
+    """`country` and `age`, in bands, of rows of `SAMPLE_SCHEMA`."""
+    ages = samples["age"].to_numpy(zero_copy_only=False)
+    return {"country": samples["country"].to_pylist(), "age": age_bands(ages)}
 
 
 def prepared_splits(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from rnn.bootstrap import interval, paired_difference
+from rnn.bootstrap import group_scores, interval, paired_difference
 from rnn.floors import Floors, fit_floors, summary_statistics
 from rnn.grid import GridVideos
 from rnn.metrics import ReactionMetrics
@@ -84,20 +85,27 @@ def split_scores(
     labels: npt.NDArray[np.float32],
     groups: npt.NDArray[np.int64] | None,
     floors: Mapping[str, npt.NDArray[np.float64]],
+    kinds: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The scores of a split as plain JSON: of the mean over seeds with its interval, of each seed, of each floor, and
-    how much the seeds' mean score lies over the ridge floor's, paired.
+    """The scores of a split as plain JSON: of the mean over seeds with intervals, of each seed, of each floor, of
+    groups of videos, and how much the seeds' mean score lies over the ridge floor's, paired.
 
-    `by_seed` (S, n, 7); labels (n, 7), NaN where unknown; floors by name, (n, 7).
+    `by_seed` (S, n, 7); labels (n, 7), NaN where unknown; floors by name, (n, 7); `kinds` as `group_scores` takes them.
     """
     values = by_seed.mean(axis=0)
     ridge = floors.get("ridge_statistics")
     each = [ReactionMetrics.of(one, labels).scores()["mean_pearson"] for one in by_seed]
+    whole = ReactionMetrics.of(values, labels).scores()
+    ends = interval(values, labels, groups)
+    for name, own in zip(REACTIONS, ends.pop("by_reaction")):
+        if name not in whole["absent"]:
+            whole["by_reaction"][name]["interval"] = own
     return {
-        **ReactionMetrics.of(values, labels).scores(),
+        **whole,
         "videos": len(labels),
         "labelled": int(np.isfinite(labels).any(axis=1).sum()),
-        "interval": interval(values, labels, groups),
+        "interval": ends,
+        "groups": group_scores(values, labels, kinds, groups),
         "seeds": {"values": each, "mean": float(np.mean(each)), "spread": float(np.std(each, ddof=len(each) > 1))},
         "floors": {name: ReactionMetrics.of(one, labels).scores() for name, one in floors.items()},
         "over_ridge": None if ridge is None else paired_difference(by_seed, ridge, labels, groups),

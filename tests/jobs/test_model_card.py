@@ -17,7 +17,8 @@ from reaction_worlds import WIDTH, made_network
 
 from cluster.uri import StorageError
 from jobs import evaluate, extract, forget, predict, train, train_mma
-from jobs.model_card import FROM_SCRATCH, MADE, TRUTH, UNTRAINED, mma_card, model_card, people_by_split, reaction_card
+from jobs.card_facts import FROM_SCRATCH, MADE, TRUTH, UNTRAINED, mma_card, people_by_split, reaction_card
+from jobs.model_card import model_card
 from jobs.run_options import RunOptions
 from mma.checkpoint import dump_mma, weights_sha256
 from mma.faces.alignment import CropGeometry
@@ -27,7 +28,6 @@ from mma.init import InitReport
 from mma.metrics import Stage1Metrics
 from mma.network import MMAConfig, random_mma
 from mma.store import schema as s
-from rnn.bootstrap import group_scores
 from rnn.model import NO_CALIBRATION, ReactionModel
 from rnn.network import NetworkConfig
 from rnn.reactions import REACTIONS
@@ -170,13 +170,16 @@ def reaction_record(labels: str, weights: dict[str, Any] | None = None, **option
     return as_json({"run_id": "20260101T000000-abcdef", "options": dataclasses.asdict(asked), "data": data})
 
 
-def reaction_scores(*, beats_ridge: bool = True, people: bool = True) -> dict[str, Any]:
+def reaction_scores(*, beats_ridge: bool = True, people: bool = True, **kinds: list[str | None]) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     labels = rng.random((60, 7)).astype(np.float32)
     good, poor = labels + rng.normal(0, 0.1, labels.shape), rng.random(labels.shape)
     ours, ridge = (good, poor) if beats_ridge else (poor, good)
     groups = np.arange(60) // 3 if people else None
-    return {"splits": {"val": split_scores(ours[None], labels, groups, {"ridge_statistics": ridge})}, "seeds": []}
+    return {
+        "splits": {"val": split_scores(ours[None], labels, groups, {"ridge_statistics": ridge}, kinds)},
+        "seeds": [],
+    }
 
 
 @pytest.fixture
@@ -288,17 +291,17 @@ def test_the_card_of_a_masked_rnn_has_scores_interval_floors_and_data():
 
 
 def test_ages_intervals_by_reaction_and_subgroups_are_shown_where_they_are_known():
-    scores, record = reaction_scores(), reaction_record("/data/labels.csv")
+    scores, record = reaction_scores(country=["Here"] * 40 + ["There"] * 20), reaction_record("/data/labels.csv")
     told = scores["splits"]["val"]
-    told["by_reaction"]["Fear"]["interval"] = {"low": 0.123, "high": 0.456}
-    labels = np.random.default_rng(2).random((60, 7)).astype(np.float32)
-    countries = ["Here"] * 40 + ["There"] * 20
-    told["groups"] = group_scores(labels.astype(np.float64), labels, {"country": countries}, None, draws=20)
     record["data"]["ages"] = {"18 to 29": 41}
     card = reaction_card(record, scores, reaction_model())
-    assert rows_of(card, "Fear")["95 %"] == "0.123 to 0.456"
+    ends = told["by_reaction"]["Fear"]["interval"]
+    assert 0.5 < ends["low"] < told["by_reaction"]["Fear"]["pearson"] < ends["high"] < 1
+    assert rows_of(card, "Fear")["95 %"] == f"{ends['low']:.3f} to {ends['high']:.3f}"
+    here = told["groups"]["country"]["scored"]["Here"]
     assert rows_of(card, "country: Here") == {
-        **{"group": "country: Here", "videos": "40", "mean r": "1.000", "95 %": "1.000 to 1.000"},
+        **{"group": "country: Here", "videos": "40", "mean r": f"{here['mean_pearson']:.3f}"},
+        "95 %": f"{here['low']:.3f} to {here['high']:.3f}",
     }
     assert rows_of(card, "country: There")["mean r"] == "–"  # under 30 videos: not scored
     assert "Age, videos: 18 to 29 41." in card

@@ -648,6 +648,22 @@ def test_a_doctor_goes_through_the_job_server(head, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_driver_with_a_wrong_token_gets_one_line(head, tmp_path, mode):
+    (tmp_path / "v.csv").write_text("video_id,uri\na,/nowhere/a.mp4\n")
+    words = ["extract", "--videos", str(tmp_path / "v.csv"), "--store", str(tmp_path / "s"), "--mma", "random:0:tiny"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "f" * 64}
+    command = [sys.executable, "-m", "jobs", *words, "--address", head.address]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2, ran.stderr
+    assert f"--address {head.address}" in ran.stderr.strip().splitlines()[-1]
+    assert "token" in ran.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.slow
 def test_a_training_there_shows_no_secret_in_its_tracking(head, tmp_path):
     corpus = tmp_path / "corpus"
     assert main(["synth", "--out", str(corpus), "--videos", "60", "--no-video"]) == 0

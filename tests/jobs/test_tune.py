@@ -205,6 +205,7 @@ def test_a_sweep_that_is_done_is_not_done_again(swept, made, run_job):
         ("network.unts: [8]", (), ["'network.unts'", "'network.units'"]),
         ("fit.learning_rate: {uniform: [1, 1]}", (), ["fit.learning_rate", "is empty"]),
         ("network.lengths: [cut]", (), ["network.lengths", "--network.lengths cut is for"]),
+        ("sequence.descriptors: [[aus], [va, joy]]", (), ["--sequence.descriptors joy", "valence"]),
         (SPACE, ("--max-concurrent", 9), ["--max-concurrent 9", "2 trials"]),
         (SPACE, ("--num-workers", 5), ["5 training workers", "--num-workers"]),
         (SPACE, ("--grace-epochs", 99), ["--grace-epochs 99"]),

@@ -83,6 +83,18 @@ def test_an_interval_holds_the_score_and_is_wider_by_subject():
     assert by_subject["low"] < narrower["low"] < narrower["high"] < by_subject["high"]
 
 
+def test_the_interval_of_a_reaction_is_that_of_a_set_where_only_it_is_labelled():
+    p, y = made(60, unknown=0.0)
+    groups = np.arange(60) // 4
+    p[:, 3] = 0.5  # constant: it scores 0 in every draw
+    whole = interval(p, y, groups, draws=100)
+    for k, ends in enumerate(whole["by_reaction"]):
+        alone = np.where(np.arange(7) == k, y, np.nan)
+        expected = interval(p, alone, groups, draws=100)
+        assert ends == pytest.approx({"low": expected["low"], "high": expected["high"]}, abs=1e-12)
+    assert whole["by_reaction"][3] == {"low": 0.0, "high": 0.0}
+
+
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     """Of 100 samples of 60 subjects, whose own level is what a video-wise bootstrap overlooks."""
     rng = np.random.default_rng(0)

@@ -141,7 +141,7 @@ def test_descriptors_are_chosen_by_family_or_name(asked, count, first):
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"no descriptor 'AU99'.*valence, arousal"):
+    with pytest.raises(ValueError, match=r"descriptors AU99: .*none of that name.*valence, arousal"):
         chosen_names(["AU99"], MMA26.names)
     with pytest.raises(ValueError, match="do not fit a model of"):
         to_sequences(grid_of([1], names=("arousal",)), SequenceOptions(), AS_IS)

@@ -1,0 +1,94 @@
+"""A GRU layer over packed sequences, for the CPU: at each step of time only the videos that still run.
+
+The same function as `torch.nn.GRU`'s, of the same parameters, with the gradient written out: one product of matrices a
+step and direction of time, and all that does not depend on the step before (the inputs' share, the gates' slopes, the
+gradients of the weights) once for all steps. Padding then costs nothing but the room it takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+
+def packed_gru(layers: nn.GRU, inputs: PackedSequence) -> PackedSequence:
+    """The states of a GRU of any number of layers, one direction and no dropout: float (N, D) -> (N, units) packed."""
+    data, sizes = inputs.data, inputs.batch_sizes.tolist()
+    for number in range(layers.num_layers):
+        weights = [getattr(layers, f"{name}_l{number}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        data = _GRULayer.apply(data, *weights, sizes)
+    return PackedSequence(data, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
+
+
+class _GRULayer(torch.autograd.Function):
+    """As PyTorch has it: h' = n + z (h - n), n = tanh(W x + b + r (U h + c)); the gates r, z, n in this order."""
+
+    @staticmethod
+    def forward(
+        context: Any,
+        data: torch.Tensor,
+        weight_ih: torch.Tensor,
+        weight_hh: torch.Tensor,
+        bias_ih: torch.Tensor,
+        bias_hh: torch.Tensor,
+        sizes: list[int],
+    ) -> torch.Tensor:
+        units = weight_hh.shape[1]
+        gates = torch.addmm(bias_ih, data, weight_ih.t())
+        recurrent = torch.empty_like(gates)
+        states = gates.new_empty((len(data), units))
+        before = gates.new_zeros((sizes[0], units))
+        recurrent_weights = weight_hh.t().contiguous()
+        for gate, own, state, size in zip(gates.split(sizes), recurrent.split(sizes), states.split(sizes), sizes):
+            before = before[:size]
+            torch.addmm(bias_hh, before, recurrent_weights, out=own)
+            reset_update, candidate = gate[:, : 2 * units], gate[:, 2 * units :]
+            reset_update.add_(own[:, : 2 * units]).sigmoid_()
+            candidate.addcmul_(reset_update[:, :units], own[:, 2 * units :]).tanh_()
+            torch.lerp(candidate, before, reset_update[:, units:], out=state)
+            before = state
+        context.sizes = sizes
+        context.save_for_backward(data, weight_ih, weight_hh, gates, recurrent[:, 2 * units :], states)
+        return states
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        data, weight_ih, weight_hh, gates, recurrent, states = context.saved_tensors
+        sizes = context.sizes
+        units = states.shape[1]
+        reset, update, candidate = gates.split(units, dim=1)
+        earlier = _earlier(states, sizes)
+        to_update = (earlier - candidate) * update * (1 - update)
+        to_candidate = (1 - update) * (1 - candidate * candidate)
+        to_reset = recurrent * reset * (1 - reset)
+        # The gradients of U h + c, gate by gate; those of W x + b are the same but for the candidate's.
+        of_gates = torch.empty_like(gates)
+        of_candidate = torch.empty_like(states)
+        carried = states.new_zeros((0, units))
+        steps = [each.split(sizes) for each in (gradients[0], to_update, to_candidate, to_reset, reset, update)]
+        for incoming, a, b, c, r, z, own, own_candidate in reversed(
+            list(zip(*steps, of_gates.split(sizes), of_candidate.split(sizes)))
+        ):
+            total = incoming.clone()
+            total[: len(carried)] += carried
+            torch.mul(total, b, out=own_candidate)
+            torch.mul(own_candidate, c, out=own[:, :units])
+            torch.mul(total, a, out=own[:, units : 2 * units])
+            torch.mul(own_candidate, r, out=own[:, 2 * units :])
+            carried = torch.addmm(total.mul_(z), own, weight_hh)
+        of_weight_hh, of_bias_hh = of_gates.t() @ earlier, of_gates.sum(dim=0)
+        of_gates[:, 2 * units :] = of_candidate
+        of_data = of_gates @ weight_ih if context.needs_input_grad[0] else None
+        return of_data, of_gates.t() @ data, of_weight_hh, of_gates.sum(dim=0), of_bias_hh, None
+
+
+def _earlier(states: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Of each packed step the state before it; 0 before the first."""
+    earlier = torch.zeros_like(states)
+    blocks = states.split(sizes)
+    for own, before in zip(earlier.split(sizes)[1:], blocks):
+        own.copy_(before[: len(own)])
+    return earlier
