@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from rnn.packed import packed_gru
+from rnn.packed import gru_states
 from rnn.reactions import REACTIONS
 from rnn.routed import RoutedDense
 
@@ -29,8 +29,9 @@ Lengths = Literal["true", "cut", "repeat", "even"]
 
 STEP_WEIGHTS = ("routed-dense", "unmasked-dense")
 """Readouts with weights of their own for each step of time: no video may be longer than these."""
-GROUPS = 4
-"""Groups of like length that a batch runs through the RNN in: padding costs time, and nothing else."""
+GROUPS, PACKED_GROUPS = 4, 2
+"""Groups of like length that a batch runs through the RNN in: padding costs time alone; where the RNN itself
+skips it (`RecurrentLayers.packs`), it costs the readout alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +104,22 @@ class RecurrentLayers(nn.Module):
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Lengths int64 (B,) on the CPU, each at least 1; what inputs hold beyond them never matters."""
-        own_gru = isinstance(self.layers, nn.GRU) and not self.bidirectional and inputs.device.type == "cpu"
-        if own_gru or self.bidirectional:  # the way back begins at each video's own end
+        if self.bidirectional:  # packed: the way back begins at each video's own end
             packed = nn.utils.rnn.pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            states = packed_gru(self.layers, packed) if own_gru else self.layers(packed)[0]
+            states = self.layers(packed)[0]
             return nn.utils.rnn.pad_packed_sequence(states, batch_first=True, total_length=inputs.shape[1])[0]
-        mask = _mask(lengths, inputs.shape[1], inputs.device)
-        return self.layers(torch.where(mask, inputs, torch.zeros_like(inputs)))[0]
+        if self.packs(inputs.device):
+            return gru_states(self.layers, inputs, lengths)
+        return self.layers(inputs.masked_fill(_beyond(lengths, inputs.shape[1], inputs.device), 0))[0]
+
+    def packs(self, device: torch.device) -> bool:
+        """Whether `rnn.packed` runs the layers, at no cost for padding."""
+        return isinstance(self.layers, nn.GRU) and not self.bidirectional and device.type == "cpu"
 
 
-def _mask(lengths: torch.Tensor, steps: int, device: torch.device) -> torch.Tensor:
-    return (torch.arange(steps)[None] < lengths[:, None]).to(device)[:, :, None]
+def _beyond(lengths: torch.Tensor, steps: int, device: torch.device) -> torch.Tensor:
+    """Which steps lie beyond the true lengths, (B, steps, 1)."""
+    return (torch.arange(steps)[None] >= lengths[:, None]).to(device)[:, :, None]
 
 
 class ReadoutLayer(nn.Module):
@@ -136,24 +142,24 @@ class ReadoutLayer(nn.Module):
         """Lengths int64 (B,) on the CPU."""
         if self.how == "unmasked-dense":
             return self.dense(states)
-        mask = _mask(lengths, states.shape[1], states.device)
+        beyond = _beyond(lengths, states.shape[1], states.device)
         # The Mask layer: exactly 0, whatever the state was.
-        kept = torch.where(mask, states, torch.zeros_like(states))
+        kept = states.masked_fill(beyond, 0)
         if self.how == "routed-dense":
             return self.dense(kept)
         count = lengths.to(states.device, states.dtype)[:, None]
         if self.how == "last":
             return self.dense(states[torch.arange(len(states)), (lengths - 1).to(states.device)])
         if self.attention is not None:
-            scores = torch.where(mask, self.attention(kept), torch.full_like(kept[:, :, :1], -torch.inf))
+            scores = self.attention(kept).masked_fill(beyond, -torch.inf)
             return self.dense((torch.softmax(scores, dim=1) * kept).sum(dim=1))
         mean = kept.sum(dim=1) / count
         if self.how == "masked-mean":
             return self.dense(mean)
-        maximum = torch.where(mask, states, torch.full_like(states, -torch.inf)).amax(dim=1)
+        maximum = states.masked_fill(beyond, -torch.inf).amax(dim=1)
         if self.how == "masked-maximum":
             return self.dense(maximum)
-        spread = torch.where(mask, states - mean[:, None], torch.zeros_like(states))
+        spread = (states - mean[:, None]).masked_fill(beyond, 0)
         # The floor keeps the root's gradient finite for a video of one step, whose deviation is 0.
         deviation = ((spread**2).sum(dim=1) / count + 1e-8).sqrt()
         return self.dense(torch.cat([maximum, mean, deviation], dim=1))
@@ -171,7 +177,7 @@ class MaskedRNN(nn.Module):
         self.activation = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}[config.activation]()
         self.output = nn.Linear(config.dense_width, len(REACTIONS))
 
-    def features(self, sequences: Sequence[torch.Tensor], *, groups: int = GROUPS) -> torch.Tensor:
+    def features(self, sequences: Sequence[torch.Tensor], *, groups: int | None = None) -> torch.Tensor:
         """Each video by itself: B sequences (l, D) on the network's device -> (B, dense_width), before the norm.
 
         They run in groups of like length and return to their order; what a video gives depends on no other.
@@ -185,6 +191,8 @@ class MaskedRNN(nn.Module):
             each if pick is None else each[torch.from_numpy(pick).to(each.device)]
             for each, pick in zip(sequences, picks)
         ]
+        if groups is None:
+            groups = PACKED_GROUPS if self.recurrent.packs(sequences[0].device) else GROUPS
         lengths = torch.tensor([len(each) for each in sequences])
         order = torch.argsort(lengths, stable=True)
         results, places = [], []

@@ -11,16 +11,30 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 
 
-def packed_gru(layers: nn.GRU, inputs: PackedSequence) -> PackedSequence:
-    """The states of a GRU of any number of layers, one direction and no dropout: float (N, D) -> (N, units) packed."""
-    data, sizes = inputs.data, inputs.batch_sizes.tolist()
+def gru_states(layers: nn.GRU, inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The states of a GRU of any number of layers, one direction and no dropout.
+
+    Args:
+        layers: its parameters; `batch_first`.
+        inputs: float (B, l, D); what it holds beyond the lengths is never read.
+        lengths: int64 (B,), each from 1 to l.
+
+    Returns:
+        (B, l, units), exactly 0 beyond the lengths.
+    """
+    count, most, width = inputs.shape
+    order = torch.argsort(lengths, descending=True)
+    running = torch.arange(most)[:, None] < lengths[order]
+    # Places in the flattened batch of all that is there, step by step, the longest video first.
+    places = (torch.arange(most)[:, None] + most * order)[running]
+    sizes = [size for size in running.sum(dim=1).tolist() if size]
+    data = inputs.reshape(-1, width)[places]
     for number in range(layers.num_layers):
         weights = [getattr(layers, f"{name}_l{number}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
         data = _GRULayer.apply(data, *weights, sizes)
-    return PackedSequence(data, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices)
+    return data.new_zeros((count * most, data.shape[1])).index_copy(0, places, data).view(count, most, -1)
 
 
 class _GRULayer(torch.autograd.Function):
@@ -61,23 +75,26 @@ class _GRULayer(torch.autograd.Function):
         units = states.shape[1]
         reset, update, candidate = gates.split(units, dim=1)
         earlier = _earlier(states, sizes)
-        to_update = (earlier - candidate) * update * (1 - update)
-        to_candidate = (1 - update) * (1 - candidate * candidate)
-        to_reset = recurrent * reset * (1 - reset)
+        # What a state's gradient is multiplied by on its way to each gate, for all steps at once.
+        rest = 1 - update
+        to_update = (earlier - candidate).mul_(update).mul_(rest)
+        to_candidate = torch.addcmul(rest, rest * candidate, candidate, value=-1)
+        to_reset = torch.addcmul(reset, reset, reset, value=-1).mul_(recurrent)
         # The gradients of U h + c, gate by gate; those of W x + b are the same but for the candidate's.
         of_gates = torch.empty_like(gates)
-        of_candidate = torch.empty_like(states)
+        of_candidate = rest
         carried = states.new_zeros((0, units))
-        steps = [each.split(sizes) for each in (gradients[0], to_update, to_candidate, to_reset, reset, update)]
-        for incoming, a, b, c, r, z, own, own_candidate in reversed(
-            list(zip(*steps, of_gates.split(sizes), of_candidate.split(sizes)))
+        whole = (gradients[0], update, reset, to_update, to_candidate, to_reset, of_candidate)
+        gates_by_step = (each.split(sizes) for each in of_gates.split(units, dim=1))
+        for incoming, z, r, a, b, c, own_candidate, own, own_reset, own_update, own_recurrent in reversed(
+            list(zip(*(each.split(sizes) for each in whole), of_gates.split(sizes), *gates_by_step))
         ):
             total = incoming.clone()
-            total[: len(carried)] += carried
+            total[: len(carried)].add_(carried)
             torch.mul(total, b, out=own_candidate)
-            torch.mul(own_candidate, c, out=own[:, :units])
-            torch.mul(total, a, out=own[:, units : 2 * units])
-            torch.mul(own_candidate, r, out=own[:, 2 * units :])
+            torch.mul(own_candidate, c, out=own_reset)
+            torch.mul(total, a, out=own_update)
+            torch.mul(own_candidate, r, out=own_recurrent)
             carried = torch.addmm(total.mul_(z), own, weight_hh)
         of_weight_hh, of_bias_hh = of_gates.t() @ earlier, of_gates.sum(dim=0)
         of_gates[:, 2 * units :] = of_candidate

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnn.packed import packed_gru
+from rnn.packed import gru_states
 
 LENGTHS = ([5], [1, 1, 1], [3, 9, 1, 9], [17, 2, 8, 8, 1, 16, 3])
 
 
-def both(layers: nn.GRU, videos: torch.Tensor, lengths: torch.Tensor, way):
+def found(layers: nn.GRU, videos: torch.Tensor, way):
     """States, and the gradients of a sum that weighs every state differently."""
     layers.zero_grad()
     inputs = videos.clone().requires_grad_()
-    states, _ = pad_packed_sequence(way(pack_padded_sequence(inputs, lengths, True, False)), batch_first=True)
+    states = way(inputs)
     weights = torch.from_numpy(np.random.default_rng(5).normal(size=states.shape)).to(states)
     (states * weights).sum().backward()
     return [states.detach(), inputs.grad, *[each.grad.clone() for each in layers.parameters()]]
@@ -30,24 +29,21 @@ def test_states_and_gradients_are_those_of_torch(lengths, num_layers, dtype, wit
     torch.manual_seed(0)
     layers = nn.GRU(4, 6, num_layers, batch_first=True).to(dtype)
     videos = torch.randn(len(lengths), max(lengths), 4, dtype=dtype)
-    lengths = torch.tensor(lengths)
-    ours = both(layers, videos, lengths, lambda packed: packed_gru(layers, packed))
-    theirs = both(layers, videos, lengths, lambda packed: layers(packed)[0])
+    there = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, :, None]
+    ours = found(layers, videos, lambda inputs: gru_states(layers, inputs, torch.tensor(lengths)))
+    theirs = found(layers, videos, lambda inputs: layers(inputs)[0] * there)
+    assert not ours[0][~there.expand_as(ours[0])].any()
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=within)
 
 
-def test_no_gradient_of_the_inputs_is_made_where_none_is_asked_for():
-    layers = nn.GRU(4, 6).double()
-    packed = pack_padded_sequence(torch.randn(2, 5, 4, dtype=torch.float64), torch.tensor([5, 2]), True)
-    packed_gru(layers, packed).data.sum().backward()
-    assert not packed.data.requires_grad
+def test_gradients_are_made_of_what_asks_for_them():
+    layers = nn.GRU(4, 6, batch_first=True).double()
+    inputs, lengths = torch.randn(2, 5, 4, dtype=torch.float64), torch.tensor([5, 2])
+    gru_states(layers, inputs, lengths).sum().backward()
     assert layers.weight_hh_l0.grad is not None
-
-
-def test_frozen_weights_get_no_gradient():
-    layers = nn.GRU(4, 6).double().requires_grad_(False)
-    inputs = torch.randn(1, 5, 4, dtype=torch.float64, requires_grad=True)
-    packed_gru(layers, pack_padded_sequence(inputs, torch.tensor([5]), True)).data.sum().backward()
+    layers.requires_grad_(False).zero_grad()
+    gru_states(layers, inputs.requires_grad_(), lengths).sum().backward()
     assert inputs.grad is not None
     assert layers.weight_hh_l0.grad is None
+    assert not inputs.grad[1, 2:].any()
