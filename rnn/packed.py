@@ -22,7 +22,7 @@ def gru_states(layers: nn.GRU, inputs: torch.Tensor, lengths: torch.Tensor) -> t
         lengths: int64 (B,), each from 1 to l.
 
     Returns:
-        (B, l, units), exactly 0 beyond the lengths.
+        (B, l, units), exactly 0 beyond the lengths; float32 under autocast.
     """
     count, most, width = inputs.shape
     order = torch.argsort(lengths, descending=True)
@@ -41,6 +41,7 @@ class _GRULayer(torch.autograd.Function):
     """As PyTorch has it: h' = n + z (h - n), n = tanh(W x + b + r (U h + c)); the gates r, z, n in this order."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
         context: Any,
         data: torch.Tensor,
@@ -69,6 +70,7 @@ class _GRULayer(torch.autograd.Function):
         return states
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         data, weight_ih, weight_hh, gates, recurrent, states = context.saved_tensors
         sizes = context.sizes

@@ -204,19 +204,21 @@ def test_a_worker_killed_in_mid_seed_costs_an_epoch_at_most(run_job, reactions, 
 
 
 @pytest.mark.timeout(420)
-def test_a_driver_stopped_and_killed_goes_on_where_it_was(run_job, reactions, tmp_path, training_mlflow):
+@pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_driver_killed_goes_on_where_it_was(run_job, reactions, tmp_path, training_mlflow, stopped):
     import ray
 
     options = (*reactions.options, "--fit.epochs", 60, "--fit.patience", 60, "--num-workers", 1, "--worker-cpus", 2)
     driver = Driver(tmp_path, "train", *options)
-    driver.start("--num-cpus", "2")
-    driver.wait_for("seed 0 (1 of 2)")
-    driver.process.send_signal(signal.SIGTERM)
-    summary = driver.ended()
-    assert driver.process.returncode == 143, driver.told
-    assert summary["state"] == "interrupted"
-    assert not driver.left_after(10)
-    driver.start("--resume", "--address", ray.get_runtime_context().gcs_address)
+    if stopped:
+        driver.start("--num-cpus", "2")
+        driver.wait_for("seed 0 (1 of 2)")
+        driver.process.send_signal(signal.SIGTERM)
+        summary = driver.ended()
+        assert driver.process.returncode == 143, driver.told
+        assert summary["state"] == "interrupted"
+        assert not driver.left_after(10)
+    driver.start(*(["--resume"] if stopped else []), "--address", ray.get_runtime_context().gcs_address)
     driver.wait_for("seed 1 (2 of 2)")
     driver.process.kill()
     driver.ended()

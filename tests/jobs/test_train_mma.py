@@ -154,6 +154,7 @@ def test_a_folder_that_holds_a_model_alone_is_not_written_to(run_job, training_c
 # --- kills ---
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_put_its_result_down_ends_alike(run_job, trained: Trained, tmp_path):
     out = tmp_path / "m"
     shutil.copytree(trained.out, out)

@@ -47,3 +47,14 @@ def test_gradients_are_made_of_what_asks_for_them():
     assert inputs.grad is not None
     assert layers.weight_hh_l0.grad is None
     assert not inputs.grad[1, 2:].any()
+
+
+def test_mixed_precision_leaves_it_in_float32():
+    layers, lengths = nn.GRU(4, 6, batch_first=True), torch.tensor([5, 2])
+    inputs = torch.randn(2, 5, 4)
+    plain = found(layers, inputs, lambda given: gru_states(layers, given, lengths))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = found(layers, inputs, lambda given: gru_states(layers, given, lengths))
+    for one, other in zip(plain, mixed, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
