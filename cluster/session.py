@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,8 @@ from ray.exceptions import AuthenticationError
 from cluster.capacity import Node
 
 LOCAL = "local"
+KNOCK_S = 10.0
+"""How long a cluster's address may take to answer at all."""
 
 
 class SessionError(Exception):
@@ -93,10 +96,11 @@ def ray_session(
     if target == LOCAL:
         settings |= {"num_cpus": num_cpus, "include_dashboard": False}
     try:
+        _knock(target)
         ray.init(address=target, **settings)
-    except (AuthenticationError, ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SessionError(f"--address {target}: {first} Is it up, and is its token the one of this user?") from error
+    except (AuthenticationError, OSError, RuntimeError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise SessionError(f"--address {target}: {first}. Is it up, and is its token the one of this user?") from error
     except SystemExit as error:  # Ray's own handler, while it starts: exits with the signal's bare number
         raise SystemExit(128 + error.code if error.code in (signal.SIGTERM, signal.SIGINT) else error.code) from None
     if stop is not None:
@@ -105,6 +109,13 @@ def ray_session(
         yield live_nodes()
     finally:
         ray.shutdown()
+
+
+def _knock(target: str) -> None:
+    """OSError where nothing listens at host:port: Ray itself would try for many minutes, and warn all the while."""
+    host, _, port = target.rpartition(":")
+    if host and port.isdigit() and "://" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def target_address(address: str | None) -> str:

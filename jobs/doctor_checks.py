@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 
 from cluster.uri import StorageError, display, one_line
 
-KNOCK_S = 10.0
 STORAGE_MEND = (
     "mend its rights or name another place; for s3://, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a role, and "
     "AWS_ENDPOINT_URL for a server of your own, on every node"
@@ -72,9 +70,8 @@ def check_cluster(tell: Tell, *, address: str | None, uris: Sequence[str], track
     target = target_address(address)
     with ExitStack() as held:
         try:
-            _knock(target)
             nodes = held.enter_context(ray_session(address))
-        except (OSError, SessionError) as error:
+        except SessionError as error:
             mend = (
                 "is that address the cluster's (host:port of ray start, or auto on one of its machines), and are "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) those of the cluster?"
@@ -110,13 +107,6 @@ def check_cluster(tell: Tell, *, address: str | None, uris: Sequence[str], track
                 continue
             for finding in findings_of_place(answers, uri):
                 tell(finding)
-
-
-def _knock(target: str) -> None:
-    """OSError where nothing listens at host:port: Ray itself would try for minutes."""
-    host, _, port = target.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def findings_of_nodes(answers: Sequence[Any]) -> Iterator[Finding]:
