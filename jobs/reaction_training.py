@@ -142,8 +142,9 @@ def scored(model: ReactionModel, data: NodeData, trained: Sequence[TrainedSeed],
         videos = data.splits[name]
         found.predictions[name] = split_predictions(model, trained, name, videos)
         beside = fitted.predict(*floor_inputs(data.grid, videos, names)) if fitted else {}
-        known = (videos.labels, videos.groups(), beside, videos.kinds())
-        found.scores[name] = split_scores(found.predictions[name], *known)
+        found.scores[name] = split_scores(
+            found.predictions[name], videos.labels, videos.groups(), beside, videos.kinds()
+        )
     return found
 
 

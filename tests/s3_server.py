@@ -22,9 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from cluster.storage import Folder
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 _LIBC = ctypes.CDLL(None)
@@ -71,6 +74,13 @@ def stop(process: subprocess.Popen) -> None:
     """Ends the server, by its own process id."""
     process.kill()
     process.wait()
+
+
+def upload_folder(folder: Path, uri: str) -> None:
+    """Copy a folder, with all below it, to an `s3://` place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            Folder("/".join((uri, *path.relative_to(folder).parts[:-1]))).write(path.name, path.read_bytes())
 
 
 def make_bucket(endpoint: str, prefix: str = "test") -> str:

@@ -84,6 +84,13 @@ class Driver:
         out, _ = self.process.communicate(timeout=150)
         return json.loads(out) if out else {}
 
+    def interrupt(self) -> None:
+        """SIGTERM: it says that it was interrupted, and leaves no process."""
+        self.process.send_signal(signal.SIGTERM)
+        summary = self.ended()
+        assert (self.process.returncode, summary["state"]) == (143, "interrupted"), self.told
+        assert not self.left_after(10), "its own Ray outlived it"
+
     def left_after(self, limit_s: float) -> list[psutil.Process]:
         """What still lives of the run."""
         until = time.monotonic() + limit_s

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ def split_scores(
     labels: npt.NDArray[np.float32],
     groups: npt.NDArray[np.int64] | None,
     floors: Mapping[str, npt.NDArray[np.float64]],
-    kinds: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
+    kinds: Mapping[str, Sequence[str | None]],
 ) -> dict[str, Any]:
     """The scores of a split as plain JSON: of the mean over seeds with intervals, of each seed, of each floor, of
     groups of videos, and how much the seeds' mean score lies over the ridge floor's, paired.

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from host_network import why_not
 from ray_hosts import HEAD, NAMES, RayHosts, ray_hosts
-from s3_server import make_bucket
+from s3_server import make_bucket, upload_folder
 
 from cluster.storage import Folder
 
@@ -92,17 +92,14 @@ def test_training_sweep_and_prediction_run_there_and_are_those_of_one_machine(ho
     assert run_job("synth", "--no-video", "--out", made, "--videos", 300, "--seconds", "3,6").code == 0
     (made / "space.yaml").write_text("network.units: [16, 32]\n")
     bucket = make_bucket(hosts.s3)
-    for path in made.rglob("*"):
-        if path.is_file():
-            place = "/".join(("corpus", *path.relative_to(made).parts[:-1]))
-            Folder(f"s3://{bucket}/{place}").write(path.name, path.read_bytes())
+    there, far = f"s3://{bucket}/corpus", f"s3://{bucket}/out"
+    upload_folder(made, there)
     fit = ("--fit.epochs", 3, "--fit.patience", 3, "--fit.batch-size", 60, "--worker-cpus", 1, "--no-tracking")
 
     def words(job: str, place: object, out: object) -> list[object]:
         own = ("--space", f"{place}/space.yaml", "--trials", 2, "--scheduler", "none") if job == "tune" else ()
         return [job, "--store", f"{place}/store", "--labels", place, "--out", out, *fit, *own]
 
-    there, far = f"s3://{bucket}/corpus", f"s3://{bucket}/out"
     trained = submit(hosts, *words("train", there, f"{far}/model"), "--num-workers", 3)
     assert trained.code == 0, trained.told
     swept = submit(hosts, *words("tune", there, f"{far}/sweep"))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ray_hosts import RayHosts
-from s3_server import make_bucket
+from s3_server import make_bucket, upload_folder
 
 from cluster.storage import Folder
 from jobs.sweep_book import Book
@@ -41,11 +41,8 @@ def one_machine(run_job, corpus: Path) -> pd.DataFrame:
 
 def test_a_host_cut_off_in_a_sweep_costs_no_trial(hosts: RayHosts, corpus: Path, one_machine: pd.DataFrame):
     bucket = make_bucket(hosts.s3)
-    for name in ("corpus", "corpus/store"):
-        for path in (corpus.parent / name).iterdir():
-            if path.is_file():
-                Folder(f"s3://{bucket}/{name}").write(path.name, path.read_bytes())
     place, out = f"s3://{bucket}/corpus", Folder(f"s3://{bucket}/sweep")
+    upload_folder(corpus, place)
     words = ("--store", f"{place}/store", "--labels", place, "--space", f"{place}/space.yaml", "--trials", TRIALS)
     job = hosts.job("tune", *words, "--out", out.uri, *SETTINGS, "--worker-cpus", 1, log="sweep")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ray_hosts import Job, RayHosts
-from s3_server import make_bucket
+from s3_server import make_bucket, upload_folder
 
 from cluster.storage import Folder
 
@@ -45,10 +45,7 @@ class Run:
         """`{corpus}` in the words stands for the corpus's copy on the server."""
         self.hosts, self.name = hosts, job.removeprefix("train-")
         bucket = make_bucket(hosts.s3)
-        for path in corpus.rglob("*"):
-            if path.is_file():
-                place = "/".join(("corpus", *path.relative_to(corpus).parts[:-1]))
-                Folder(f"s3://{bucket}/{place}").write(path.name, path.read_bytes())
+        upload_folder(corpus, f"s3://{bucket}/corpus")
         self.out = Folder(f"s3://{bucket}/model")
         self.words = (job, *(word.format(corpus=f"s3://{bucket}/corpus") for word in words), "--out", self.out.uri)
 
