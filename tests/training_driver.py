@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -98,13 +99,23 @@ class Driver:
             time.sleep(0.1)
         return left
 
-    def kill_everything(self) -> None:
-        """Driver, Ray and workers, all stopped first so that none sees the others go."""
-        doomed = self._living()
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for process in doomed:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
+    def kill_everything(self, when: Callable[[], bool] = lambda: True, limit_s: float = 60) -> None:
+        """Driver, Ray and workers, all stopped first so that none sees the others go, at an instant at which the
+        condition holds while they stand still."""
+        until = time.monotonic() + limit_s
+        self._send(signal.SIGSTOP)
+        while not when():
+            self._send(signal.SIGCONT)
+            assert self.process.poll() is None, self.told
+            assert time.monotonic() < until, self.told
+            time.sleep(0.05)
+            self._send(signal.SIGSTOP)
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self._living():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def _living(self) -> list[psutil.Process]:
         found = []

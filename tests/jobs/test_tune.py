@@ -273,10 +273,15 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
     driver = Driver(tmp_path, "tune", *made.options, *options)
     driver.start()
     driver.wait_for("3/6 trials")
-    driver.kill_everything()
+
+    def state() -> Book:
+        book = Book(Folder(str(driver.out)))
+        book.read()
+        return book
+
+    driver.kill_everything(when=lambda: any(each.state == "running" for each in state().ordered()))
     before = {}
-    book = Book(Folder(str(driver.out)))
-    book.read()
+    book = state()
     for record in book.ended():
         before[record.number] = (driver.out / f"_trials/{record.number:04d}.zip").stat().st_mtime_ns
     assert len(before) >= 3
@@ -291,9 +296,7 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
     assert summary["trials"] == {"all": 6, "done": 6, "stopped": 0, "failed": 0}
     for number, written in before.items():
         assert (driver.out / f"_trials/{number:04d}.zip").stat().st_mtime_ns == written, number
-    book = Book(Folder(str(driver.out)))
-    book.read()
-    for record in book.ordered():
+    for record in state().ordered():
         assert [entry["epoch"] for entry in record.history] == list(range(1, EPOCHS + 1))
         steps = record.history[0]["steps"]
         assert record.steps == EPOCHS * steps
