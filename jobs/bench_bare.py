@@ -28,7 +28,9 @@ def network(mma: str) -> Any:
     from mma.checkpoint import load_mma
     from mma.extractor import DescriptorExtractor
 
-    return DescriptorExtractor(load_mma(load_weights(mma).data).network, device="cpu", micro_batch=MICRO_BATCH)
+    return DescriptorExtractor(
+        load_mma(load_weights(mma, check=False).data).network, device="cpu", micro_batch=MICRO_BATCH
+    )
 
 
 def told(came: list[tuple[str, float, int]]) -> dict[str, Any]:

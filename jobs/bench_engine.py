@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cluster.storage import Folder
-from jobs.bench_inputs import NETWORK, Bench, clips, write_store
+from jobs.bench_inputs import Bench, clips, write_store
 from jobs.bench_ours import IDLE_FRAMES
 from jobs.bench_process import SideError, run_job, run_side
 from jobs.bench_table import CountsDifferError, Figure, Row, steady_rate
@@ -37,8 +37,8 @@ def rerun(bench: Bench) -> Sequence[Figure]:
     for number in range(count):
         (folder / f"{number:07d}.mp4").touch()
     videos = find_videos(str(folder)).videos
-    write_store(Folder(str(store)), videos, np.full(count, IDLE_FRAMES), file_videos=FILE_VIDEOS)
-    words = ["extract", "--videos", folder, "--store", store, "--mma", NETWORK, "--detector", "none"]
+    write_store(Folder(str(store)), videos, np.full(count, IDLE_FRAMES), file_videos=FILE_VIDEOS, network=bench.network)
+    words = ["extract", "--videos", folder, "--store", store, "--mma", bench.network, "--detector", "none"]
     runs = [run_job(bench.folder / "sides", *words) for _ in range(bench.turns)]
     for ran in runs:
         demand((ran.found["skipped"], ran.found["units"]), (count, 0), "videos skipped and rows written")
@@ -54,7 +54,7 @@ def plan(bench: Bench) -> Sequence[Figure]:
     uris = np.char.add(np.char.add("s3://corpus/clips/", numbers), ".mp4")
     pyarrow.csv.write_csv(pa.table({"video_id": numbers, "uri": uris}), table)
     store = bench.folder / "plan-store"
-    words = ["extract", "--videos", table, "--store", store, "--mma", NETWORK, "--dry-run"]
+    words = ["extract", "--videos", table, "--store", store, "--mma", bench.network, "--dry-run"]
     runs = [run_job(bench.folder / "sides", *words) for _ in range(bench.turns)]
     for ran in runs:
         demand((ran.found["videos"], ran.found["to_do"]), (count, count), "videos in the plan and to do")
@@ -81,7 +81,7 @@ def engine(bench: Bench) -> Sequence[Figure]:
     costs, starts = [], []
     for turn in range(bench.turns):
         store = bench.folder / f"engine-store-{turn}"
-        words = ["--videos", str(table), "--store", str(store), "--mma", NETWORK, "--num-cpus", str(bench.cores)]
+        words = ["--videos", str(table), "--store", str(store), "--mma", bench.network, "--num-cpus", str(bench.cores)]
         ran = run_side("jobs.bench_ours:extraction", bench.folder / "sides", words=words, idle=True)
         summary = ran.found["summary"]
         demand(ran.found["exit_code"], 0, "as exit code")
@@ -102,7 +102,7 @@ def memory(bench: Bench) -> Sequence[Figure]:
     for turn in range(bench.turns):
         for count in (few, many):
             store = bench.folder / f"memory-store-{count}-{turn}"
-            words = ["--videos", str(clips(bench, count)), "--store", str(store), "--mma", NETWORK]
+            words = ["--videos", str(clips(bench, count)), "--store", str(store), "--mma", bench.network]
             words += ["--detector", "none", "--num-cpus", str(bench.cores)]
             ran = run_side("jobs.bench_ours:extraction", bench.folder / "sides", tree=True, words=words)
             if ran.found["exit_code"]:

@@ -12,7 +12,7 @@ from typing import Any
 from cluster.storage import Folder
 from jobs.bench_engine import ENGINE_ROWS
 from jobs.bench_gpu import GPU_EXTRACT_ROWS
-from jobs.bench_inputs import CLIP_PX, NETWORK, Bench, clip_paths, clips
+from jobs.bench_inputs import CLIP_PX, Bench, clip_paths, clips
 from jobs.bench_process import Ran, SideError, run_side
 from jobs.bench_table import (
     CountsDifferError,
@@ -41,7 +41,7 @@ def extracted(bench: Bench, count: int, *words: str) -> Turn:
     """`extract` into a fresh store: a turn with what the store holds then."""
     store = bench.folder / "stores" / f"{len(list((bench.folder / 'stores').glob('*')))}"
     store.mkdir(parents=True)
-    command = ["--videos", str(clips(bench, count)), "--store", str(store), "--mma", NETWORK, *words]
+    command = ["--videos", str(clips(bench, count)), "--store", str(store), "--mma", bench.network, *words]
     ran = run_side(
         "jobs.bench_ours:extraction", bench.folder / "sides", words=[*command, "--num-cpus", str(bench.cores)]
     )
@@ -90,7 +90,7 @@ def _with_detector(bench: Bench) -> dict[str, list[Turn]]:
     request: dict[str, Any] = {
         "paths": clip_paths(bench, count),
         "faces": asdict(bench.faces("haar", DETECT_EVERY)),
-        "mma": NETWORK,
+        "mma": bench.network,
     }
     return take_turns(
         {
@@ -131,7 +131,7 @@ def command(bench: Bench) -> Sequence[Figure]:
 def _without_detector(bench: Bench) -> dict[str, list[Turn]]:
     """`extract` and the ways without this project over the same clips, each frame scaled as a whole."""
     count = bench.sizes.fast_clips
-    request: dict[str, Any] = {"paths": clip_paths(bench, count), "mma": NETWORK}
+    request: dict[str, Any] = {"paths": clip_paths(bench, count), "mma": bench.network}
     template = functools.partial(plain, bench, "jobs.bench_bare:template", cpus=bench.cores, **request)
     sides: dict[str, Callable[[], Turn]] = {
         "extract": lambda: extracted(bench, count, "--detector", "none"),

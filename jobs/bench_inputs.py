@@ -93,6 +93,11 @@ class Bench:
     short_turns: int = 1
     small: bool = False
 
+    @property
+    def network(self) -> str:
+        """A checkpoint's path: what a command loads is what its user would have it load."""
+        return str(_checkpoint(self.folder))
+
     def faces(self, detector: str, every: int) -> FaceOptions:
         """A detector that looks at every so many frames."""
         return FaceOptions(detector=detector, detect_every=every, detector_weights=self.detector_weights)  # type: ignore[arg-type]
@@ -105,6 +110,13 @@ def yunet_file(given: str | None) -> str | None:
     if given and not path.is_file():
         raise InputError(f"--detector-weights {given}: there is no such file")
     return str(path) if path.is_file() else None
+
+
+@functools.cache
+def _checkpoint(folder: Path) -> Path:
+    path = folder / "network.safetensors"
+    path.write_bytes(load_weights(NETWORK).data)
+    return path
 
 
 # --- clips ---
@@ -161,9 +173,9 @@ def _draw(clip: Any, path: Path) -> Path:
 # --- feature stores ---
 
 
-def store_spec() -> dict[str, Any]:
-    """What `extract --mma random:0:tiny --detector none` writes under."""
-    weights = load_weights(NETWORK)
+def store_spec(network: str = NETWORK) -> dict[str, Any]:
+    """What `extract --mma <network> --detector none` writes under."""
+    weights = load_weights(network)
     return s.make_spec(
         descriptors=weights.descriptors,
         weights=weights.spec,
@@ -174,7 +186,9 @@ def store_spec() -> dict[str, Any]:
     )
 
 
-def write_store(folder: Folder, videos: pa.Table, steps: npt.NDArray[np.int64], *, file_videos: int) -> None:
+def write_store(
+    folder: Folder, videos: pa.Table, steps: npt.NDArray[np.int64], *, file_videos: int, network: str = NETWORK
+) -> None:
     """A store with a row a video of so many frames each, `file_videos` to a file; descriptors are noise.
 
     Args:
@@ -182,8 +196,9 @@ def write_store(folder: Folder, videos: pa.Table, steps: npt.NDArray[np.int64], 
         videos: rows of `jobs.plan.PLAN_SCHEMA`.
         steps: (N,) frames of each, `STEP_S` apart.
         file_videos: N to a file.
+        network: whose descriptors they are said to be.
     """
-    spec = store_spec()
+    spec = store_spec(network)
     schema = s.store_schema(MMA26, spec)
     folder.write(s.SPEC_FILE, json.dumps(spec).encode())
     pool = np.random.default_rng(0).random(int(steps.max()) * file_videos, np.float32)

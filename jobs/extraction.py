@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -46,7 +47,7 @@ class Extraction(StoreRun):
 
     def __init__(self, options: Options, outputs: tuple[Folder, ...] = ()):
         """`outputs`: folders beside the store that must be found writable before the first video is decoded."""
-        self.weights = load_weights(options.mma)
+        self.weights = load_weights(options.mma, check=False)
         self.outputs = outputs
         self.extractor_gpus = options.extractor_gpus
         """Of one MMA actor; what the first plan says holds for all, so that a store's rows are of one precision."""
@@ -125,9 +126,7 @@ class Extraction(StoreRun):
     def _extract(self, todo: ToDo, stop: Stop) -> None:
         """Start Ray and run the pipeline over `todo`; whatever ends it, what is complete is committed."""
         with ExitStack() as held:
-            with input_errors(SessionError):
-                session = ray_session(self.options.address, num_cpus=self.options.num_cpus, stop=stop)
-                nodes = held.enter_context(session)
+            nodes = held.enter_context(self._session(stop))
             with input_errors(CapacityError):
                 capacity = self._capacity(nodes)
             self.extractor_gpus = capacity.extractor_gpus
@@ -141,6 +140,18 @@ class Extraction(StoreRun):
             with RunProgress(todo.videos.num_rows) as progress:
                 intake = Intake(self.folder, self.lock, writer, progress, stop)
                 self.fill(intake, stop, lambda: self._rounds(intake, todo.videos, capacity, stop))
+
+    @contextmanager
+    def _session(self, stop: Stop) -> Iterator[list[Node]]:
+        """Ray, for the block; the network is checked while it starts, since torch's import takes as long."""
+        with ExitStack() as held:
+            with ThreadPoolExecutor(1) as aside:
+                checked = aside.submit(self.weights.check)
+                with input_errors(SessionError):
+                    session = ray_session(self.options.address, num_cpus=self.options.num_cpus, stop=stop)
+                    nodes = held.enter_context(session)
+            checked.result()
+            yield nodes
 
     def _rounds(self, intake: Intake, todo: pa.Table, capacity: Capacity, stop: Stop) -> None:
         """Run the pipeline over `todo`, again over what did not arrive, and anew when the cluster has changed."""

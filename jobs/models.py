@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.storage import read
 from cluster.uri import StorageError, display
 from jobs.outcome import InputError, input_errors
 from jobs.progress import say
-from mma.checkpoint import dump_mma, load_mma
+from mma.checkpoint_header import read_description, stored_sha256
+from mma.config import HF_PREFIX, MMAConfig
 from mma.descriptors import DescriptorSet
 from mma.faces.alignment import CropGeometry
-from mma.init import initialise
-from mma.network import HF_PREFIX, MMAConfig, MMANetwork, random_mma
 from mma.prior import prior_matrix
 from mma.store.schema import spec_differences
+
+if TYPE_CHECKING:
+    from mma.network import MMANetwork
 
 HOW_TO_GET_WEIGHTS = (
     "--mma is missing: give the URI of a trained MMA checkpoint (.safetensors), "
@@ -43,6 +45,15 @@ class MMAWeights:
     """What a store's spec says of the weights: their digest, and that they are random where they are."""
     record: dict[str, Any]
     """What the checkpoint says of its training."""
+    named: str
+    """The option and what it names, for errors."""
+
+    def check(self) -> None:
+        """Whether the weights are whole, finite and those of their configuration; needs torch. Raises InputError."""
+        from mma.checkpoint import load_mma
+
+        with input_errors(ValueError, option=self.named):
+            load_mma(self.data, name=self.named.partition(" ")[2])
 
     @property
     def random(self) -> bool:
@@ -50,12 +61,13 @@ class MMAWeights:
         return "random" in self.spec
 
 
-def load_weights(mma: str | None, *, option: str = "--mma") -> MMAWeights:
+def load_weights(mma: str | None, *, option: str = "--mma", check: bool = True) -> MMAWeights:
     """The network that an option names.
 
     Args:
         mma: URI of a checkpoint or of a model's folder, or `random:SEED` or `random:SEED:TRUNK` (ResNet-50 by default).
         option: what the command line calls it, for errors.
+        check: `MMAWeights.check` it too; without, no torch is needed for a checkpoint.
 
     Raises:
         InputError: nothing given, nothing there, no checkpoint, or crops of another geometry than this project cuts.
@@ -69,23 +81,31 @@ def load_weights(mma: str | None, *, option: str = "--mma") -> MMAWeights:
             raise InputError(f"{option} {mma}: give random:SEED or random:SEED:TRUNK, such as random:0:tiny")
         with input_errors(ValueError, option=option):
             config = MMAConfig(trunk=rest[0] if rest else "resnet50", crop=geometry)
-        network, told = random_mma(config, seed=int(seed)), {"random": mma}
-        data = dump_mma(network, told)
+        from mma.checkpoint import dump_mma
+        from mma.network import random_mma
+
+        told: dict[str, Any] = {"random": mma}
+        data = dump_mma(random_mma(config, seed=int(seed)), told)
     else:
         with input_errors(ValueError, StorageError, option=option):
             data = read(mma if mma.endswith(".safetensors") else f"{mma.rstrip('/')}/{MODEL_FILE}")
         told = {}
-    with input_errors(ValueError, option=f"{option} {display(mma)}"):
-        loaded = load_mma(data, name=display(mma))
-    crop = dict(loaded.config.crop)
+    named = f"{option} {display(mma)}"
+    with input_errors(ValueError, option=named):
+        config, record = read_description(data, display(mma))
+        sha256 = stored_sha256(data, display(mma))
+    crop = dict(config.crop)
     if crop != geometry:
         raise InputError(
-            f"{option} {display(mma)} was made for crops of another geometry ({crop or 'not recorded'}) than this "
+            f"{named} was made for crops of another geometry ({crop or 'not recorded'}) than this "
             f"version cuts ({geometry}); use the version that trained it"
         )
-    pixels = {"mean": list(loaded.config.pixel_mean), "std": list(loaded.config.pixel_std)}
-    spec = {"sha256": loaded.weights_sha256, "trunk": loaded.config.trunk, "pixels": pixels, **told}
-    return MMAWeights(data=data, descriptors=loaded.config.descriptors, crop=crop, spec=spec, record=loaded.record)
+    pixels = {"mean": list(config.pixel_mean), "std": list(config.pixel_std)}
+    spec = {"sha256": sha256, "trunk": config.trunk, "pixels": pixels, **told}
+    weights = MMAWeights(data=data, descriptors=config.descriptors, crop=crop, spec=spec, record=record, named=named)
+    if check:
+        weights.check()
+    return weights
 
 
 def weights_of_store(mma: str | None, spec: Mapping[str, Any], *, whose: str) -> MMAWeights:
@@ -128,6 +148,9 @@ def start_network(trunk: str, descriptor_set: str, init: str | None, *, seed: in
     Raises:
         InputError: an unknown trunk, or weights that are not there, do not fit, or would run code.
     """
+    from mma.init import initialise
+    from mma.network import random_mma
+
     geometry = CropGeometry().spec()
     if trunk.startswith(HF_PREFIX):
         from mma.hf_trunk import hf_start

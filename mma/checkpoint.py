@@ -19,12 +19,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from mma.network import MMAConfig, MMANetwork, new_mma
-
-FORMAT_VERSION = 1
-"""Raised when a file of the new form would be misread by the code before it."""
-METADATA_KEY = "mma_mrnnet.mma"
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+from mma.checkpoint_header import FORMAT_VERSION, METADATA_KEY, read_description
+from mma.config import MMAConfig
+from mma.network import MMANetwork, new_mma
 
 
 class LoadedMMA(NamedTuple):
@@ -106,9 +103,7 @@ def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMM
         content, name = source, name or "the given bytes"
     else:
         content, name = Path(source).read_bytes(), name or str(source)
-    header = read_header(content, name)
-    described = _read_description(header, name)
-    config = _read_config(described, name)
+    config, record = read_description(content, name)
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
@@ -116,7 +111,7 @@ def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMM
     network = new_mma(config)
     check_fit(network.state_dict(), tensors, name, f"trunk {config.trunk} with {config.descriptor_set}")
     network.load_state_dict(tensors)
-    return LoadedMMA(network.eval(), config, described["record"], weights_sha256(network))
+    return LoadedMMA(network.eval(), config, record, weights_sha256(network))
 
 
 def project_version() -> str:
@@ -125,59 +120,6 @@ def project_version() -> str:
         return version("mma-mrnnet")
     except PackageNotFoundError:  # code sent to a cluster as a folder is not installed there
         return "not installed"
-
-
-def read_header(content: bytes, name: str) -> dict[str, Any]:
-    """The safetensors header, as JSON: 8 bytes of length (little endian), then that many of JSON."""
-    # The JSON's brace first: a header's length begins with 0x80 in one safetensors file of 32.
-    if content[8:9] != b"{" and (content[:4] == b"PK\x03\x04" or content[:1] == b"\x80"):
-        raise ValueError(
-            f"{name} is a PyTorch pickle (.pt, .pth), and loading one can run code: "
-            "give a .safetensors file that this project wrote"
-        )
-    length = int.from_bytes(content[:8], "little")
-    try:
-        if not 2 <= length <= min(len(content) - 8, _MAX_HEADER_BYTES):
-            raise ValueError("its header is longer than the file")
-        header = json.loads(content[8 : 8 + length])
-        if not isinstance(header, dict):
-            raise ValueError("its header is not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is not a safetensors file, or cut short ({error}): take the original file") from None
-    return header
-
-
-def _read_description(header: dict[str, Any], name: str) -> dict[str, Any]:
-    metadata = header.get("__metadata__")
-    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-    if text is None:
-        raise ValueError(f"{name} holds weights, but no MMA configuration in its metadata: give a file of train-mma")
-    try:
-        described = json.loads(text)
-        newest = int(described["format_version"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise ValueError(f"{name} has unreadable MMA metadata: write it anew with save_mma") from None
-    if newest > FORMAT_VERSION:
-        raise ValueError(
-            f"{name} is of checkpoint format {newest}, newer than the {FORMAT_VERSION} known here: update this project"
-        )
-    if not all(isinstance(described.get(key), dict) for key in ("config", "descriptors", "record")):
-        raise ValueError(f"{name} has incomplete MMA metadata: write it anew with save_mma")
-    return described
-
-
-def _read_config(described: dict[str, Any], name: str) -> MMAConfig:
-    try:
-        config = MMAConfig(**described["config"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} has a configuration that does not fit this project's version: {error}") from None
-    ours = {family: list(names) for family, names in config.descriptors.families.items()}
-    if described["descriptors"] != ours:
-        raise ValueError(
-            f"{name} was written with other names or another order in descriptor set {config.descriptor_set!r}: "
-            "use the project version that wrote it, or train anew"
-        )
-    return config
 
 
 def check_fit(expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], name: str, what: str) -> None:

@@ -20,8 +20,10 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from mma.checkpoint import METADATA_KEY, LoadedMMA, load_mma
-from mma.network import HF_PREFIX, MMAConfig, MMANetwork
+from mma.checkpoint import LoadedMMA, load_mma
+from mma.checkpoint_header import METADATA_KEY
+from mma.config import HF_PREFIX, MMAConfig
+from mma.network import MMANetwork
 
 PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 """What training code puts before a trunk's own names."""

@@ -19,7 +19,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from mma.checkpoint import check_fit, project_version, read_header, tensors_sha256
+from mma.checkpoint import check_fit, project_version, tensors_sha256
+from mma.checkpoint_header import read_header
 from mma.store import schema as s
 from rnn.grid import GridVideos
 from rnn.network import MaskedRNN, NetworkConfig, network_settings

@@ -40,6 +40,12 @@ def test_the_decode_child_never_loads_torch_or_ray():
     assert run.stdout.strip() == "[]"
 
 
+def test_the_driver_of_extract_starts_without_torch():
+    script = "import sys, jobs.extraction; print(sorted({'torch', 'mlflow'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.strip() == "[]"
+
+
 def test_files_stay_rooms_and_not_halls():
     long = {
         str(file.relative_to(ROOT)): lines

@@ -20,10 +20,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from mma.config import MMAConfig
 from mma.descriptors import DESCRIPTOR_SETS
 from mma.labels.table import LabelArrays
 from mma.losses import LossOptions
-from mma.network import MMAConfig, MMANetwork, random_mma
+from mma.network import MMANetwork, random_mma
 from mma.training.data import TrainingData
 from mma.training.final import final_scores
 from mma.training.loop import Training, has_batch_norm

@@ -19,9 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from mma.config import HF_PREFIX
 from mma.losses import FrameLabels, stage1_loss
 from mma.metrics import Stage1Metrics
-from mma.network import HF_PREFIX, MMANetwork, MMAOutputs
+from mma.network import MMANetwork, MMAOutputs
 from mma.training.augment import NO_AUGMENTATION, NUMBERS, augment
 from mma.training.data import TrainingData
 from mma.training.draw import (

@@ -21,6 +21,8 @@ import pytest
 from mma.video.damage import write_damaged
 
 GOOD, DAMAGED = 60, 12
+FEW = (28, 4)
+"""Of the short case."""
 DRIVER_AND_WORKERS = ("-m jobs", "ray::", "default_worker.py")
 """What their command lines say; a worker that has just been started has no name of Ray's yet."""
 
@@ -28,16 +30,16 @@ DRIVER_AND_WORKERS = ("-m jobs", "ray::", "default_worker.py")
 class Runs:
     """`extract` as a process of its own, started again and again over the same corpus and store."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, good: int = GOOD, damaged: int = DAMAGED):
         self.folder, self.store, self.corpus = folder, folder / "store", folder / "corpus"
         self.corpus.mkdir()
-        self.good = [self.corpus / f"good{number:02d}.mp4" for number in range(GOOD)]
+        self.good = [self.corpus / f"good{number:02d}.mp4" for number in range(good)]
         for number, path in enumerate(self.good):
             if number < 4:
                 odd_videos.write_clip(path, frames=70 + number, size_px=(320, 240))
             else:
                 shutil.copy(self.good[number % 4], path)
-        self.damaged = write_damaged(self.corpus, self.good[:4], DAMAGED, seed=1)
+        self.damaged = write_damaged(self.corpus, self.good[:4], damaged, seed=1)
         self.scratch = folder / "scratch"
 
     def start(self) -> tuple[subprocess.Popen, str]:
@@ -116,7 +118,7 @@ KILLS = [
 
 @pytest.mark.timeout(420)
 def test_killed_and_stopped_once_then_finished_every_video_stands_once(tmp_path):
-    end_again_and_again(Runs(tmp_path), random.Random(7), [KILLS[-1], (signal.SIGTERM, ())], first=1)
+    end_again_and_again(Runs(tmp_path, *FEW), random.Random(7), [KILLS[-1], (signal.SIGTERM, ())], first=1)
 
 
 @pytest.mark.slow
@@ -170,10 +172,10 @@ def end_again_and_again(
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, runs.told(mark)
     summary = json.loads(out)
-    assert summary["videos"] == sum(summary["store_videos"].values()) == GOOD + DAMAGED
+    assert summary["videos"] == sum(summary["store_videos"].values()) == len(runs.good) + len(runs.damaged)
     rows = runs.committed()
     assert set(rows.values()) == {1}
-    assert len(rows) == GOOD + DAMAGED
+    assert len(rows) == len(runs.good) + len(runs.damaged)
     statuses = {row["video_id"]: row["status"] for row in pq.read_table(runs.store).to_pylist()}
     assert {statuses[path.stem] for path in runs.good} <= {"ok", "no_face"}
     for entry in runs.damaged:

@@ -21,12 +21,13 @@ from jobs.card_facts import FROM_SCRATCH, MADE, TRUTH, UNTRAINED, mma_card, peop
 from jobs.model_card import model_card
 from jobs.run_options import RunOptions
 from mma.checkpoint import dump_mma, weights_sha256
+from mma.config import MMAConfig
 from mma.faces.alignment import CropGeometry
 from mma.faces.options import FaceOptions
 from mma.floors import constant_floors
 from mma.init import InitReport
 from mma.metrics import Stage1Metrics
-from mma.network import MMAConfig, random_mma
+from mma.network import random_mma
 from mma.store import schema as s
 from rnn.model import NO_CALIBRATION, ReactionModel
 from rnn.network import NetworkConfig

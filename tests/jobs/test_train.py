@@ -207,7 +207,7 @@ def test_a_worker_killed_in_mid_seed_costs_an_epoch_at_most(run_job, reactions, 
 def test_a_driver_killed_goes_on_where_it_was(run_job, reactions, tmp_path, training_mlflow, stopped):
     import ray
 
-    options = (*reactions.options, "--fit.epochs", 60, "--fit.patience", 60, "--num-workers", 1, "--worker-cpus", 2)
+    options = (*reactions.options, "--fit.epochs", 30, "--fit.patience", 30, "--num-workers", 1, "--worker-cpus", 2)
     driver = Driver(tmp_path, "train", *options)
     if stopped:
         driver.start("--num-cpus", "2")
@@ -220,10 +220,10 @@ def test_a_driver_killed_goes_on_where_it_was(run_job, reactions, tmp_path, trai
     assert not (driver.out / "mrnnet.safetensors").exists()
     ran = run_job("train", "--out", driver.out, *options, "--resume")
     assert ran.code == 0, ran.told
-    assert [each["epoch"] for each in history(driver.out)] == list(range(120))
+    assert [each["epoch"] for each in history(driver.out)] == list(range(60))
     client, run = mlflow_run(training_mlflow, driver.out)
     assert run.info.status == "FINISHED"
-    assert steps_of(client, run, "loss_total") == list(range(120))
+    assert steps_of(client, run, "loss_total") == list(range(60))
 
 
 # --- evaluate and predict ---

@@ -268,11 +268,12 @@ def test_a_trial_of_two_workers_scores_as_one_of_one(made, run_job, tmp_path):
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, training_mlflow, stopped):
-    """SIGKILL to everything at half, perhaps SIGTERM, then to the end: six trials, six runs, none trained twice."""
-    options = ("--trials", 6, "--space", made.space, "--scheduler", "none", "--num-cpus", 2, "--worker-cpus", 1)
+    """SIGKILL to everything at half, perhaps SIGTERM, then to the end: as many runs as trials, none trained twice."""
+    trials = 6 if stopped else 4
+    options = ("--trials", trials, "--space", made.space, "--scheduler", "none", "--num-cpus", 2, "--worker-cpus", 1)
     driver = Driver(tmp_path, "tune", *made.options, *options)
     driver.start()
-    driver.wait_for("3/6 trials")
+    driver.wait_for(f"{trials // 2}/{trials} trials")
 
     def state() -> Book:
         book = Book(Folder(str(driver.out)))
@@ -284,7 +285,7 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
     book = state()
     for record in book.ended():
         before[record.number] = (driver.out / f"_trials/{record.number:04d}.zip").stat().st_mtime_ns
-    assert len(before) >= 3
+    assert len(before) >= trials // 2
     part = {each.number: each.epochs for each in book.ordered() if each.state == "running"}
     if stopped:
         driver.start("--resume")
@@ -293,7 +294,7 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
     driver.start("--resume")
     summary = driver.ended()
     assert driver.process.returncode == 0, driver.told
-    assert summary["trials"] == {"all": 6, "done": 6, "stopped": 0, "failed": 0}
+    assert summary["trials"] == {"all": trials, "done": trials, "stopped": 0, "failed": 0}
     for number, written in before.items():
         assert (driver.out / f"_trials/{number:04d}.zip").stat().st_mtime_ns == written, number
     for record in state().ordered():
@@ -302,7 +303,7 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
         assert record.steps == EPOCHS * steps
     assert part
     client, parent, children = runs_of(training_mlflow, driver.out)
-    assert [run.info.run_name for run in children] == [f"{k:04d}" for k in range(6)]
+    assert [run.info.run_name for run in children] == [f"{k:04d}" for k in range(trials)]
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     for run in children:
         points = client.get_metric_history(run.info.run_id, "val_mean_pearson")
@@ -310,12 +311,12 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
 
 
 def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_path, training_mlflow):
-    options = ("--groups", "loss", "normalisation", "--seeds", 0, 1, "--fit.epochs", 4, "--network.units", 8)
+    options = ("--groups", "loss", "--seeds", 0, 1, "--fit.epochs", 4, "--network.units", 8)
     ran = run_job("ablate", "--out", tmp_path / "a", *made.options, *options)
     assert ran.code == 0, ran.told
     table = pd.read_csv(tmp_path / "a/ablation.csv")
-    assert list(table["variant"]) == ["default", "CCC", "mean squared error", "video", "subject"]
-    assert table["difference"].isna().tolist() == [True, False, False, False, False]
+    assert list(table["variant"]) == ["default", "CCC", "mean squared error"]
+    assert table["difference"].isna().tolist() == [True, False, False]
     rest = table[1:]
     assert np.allclose(rest["difference"], rest["mean_pearson"] - table["mean_pearson"][0], atol=1e-5)
     assert (rest["low"] <= rest["difference"]).all()
@@ -323,10 +324,10 @@ def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_p
     assert (rest["p_holm"] >= rest["p"]).all()
     assert (table["by"] == "subject").all()
     assert ran.summary["split"] == "test"
-    assert ran.summary["trials"] == {"all": 5, "done": 5, "failed": 0}
+    assert ran.summary["trials"] == {"all": 3, "done": 3, "failed": 0}
     page = (tmp_path / "a/ablation.md").read_text()
-    assert page.count("\n| ") >= 6
-    assert "4 comparisons" in page
+    assert page.count("\n| ") >= 4
+    assert "2 comparisons" in page
     assert (tmp_path / "a/ablation.png").read_bytes()[:4] == b"\x89PNG"
     _, _, children = runs_of(training_mlflow, tmp_path / "a")
     assert [run.info.run_name for run in children][:2] == ["0000 default", "0001 loss: CCC"]

@@ -9,8 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from mma.checkpoint import METADATA_KEY, dump_mma, load_mma, save_mma, weights_sha256
-from mma.network import MMAConfig, random_mma
+from mma.checkpoint import dump_mma, load_mma, save_mma, weights_sha256
+from mma.checkpoint_header import METADATA_KEY, read_description, stored_sha256
+from mma.config import MMAConfig
+from mma.network import random_mma
 
 CONFIG = MMAConfig(trunk="tiny", descriptor_set="abaw22", pixel_mean=(127.5, 120, 110), crop={"margin": 1.2})
 RECORD = {"trained_on": ["made"], "scores": {"au_f1": 0.5}, "note": "naïve"}
@@ -91,6 +93,16 @@ def test_digest_knows_weights_not_layout(network):
 def test_a_seed_has_one_digest_on_every_machine():
     """A store made with random:0 must be resumable elsewhere, so the numbers may not depend on the processor."""
     assert weights_sha256(random_mma(MMAConfig(trunk="tiny"), 0)) == DIGEST_TINY_0
+
+
+@pytest.mark.parametrize("trunk", ["tiny", "resnet18"])
+def test_a_file_tells_its_digest_and_description_without_being_loaded(trunk):
+    network = random_mma(MMAConfig(trunk=trunk, crop={"margin": 1.2}), 5)
+    content = dump_mma(network, RECORD)
+    assert stored_sha256(content, "x") == weights_sha256(network)
+    assert read_description(content, "x") == (network.config, RECORD)
+    with pytest.raises(ValueError, match="x is a damaged safetensors file"):
+        stored_sha256(content[:-1], "x")
 
 
 DIGEST_TINY_0 = "ad20db70a8d89741b24a190f58ca9241d76954b67d75e12c12b95c2cf1406135"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mma.checkpoint import weights_sha256
+from mma.config import MMAConfig
 from mma.extractor import DescriptorExtractor
-from mma.network import MMAConfig, random_mma
+from mma.network import random_mma
 
 LENGTHS = (5, 0, 1, 11, 3, 0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

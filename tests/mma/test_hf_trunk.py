@@ -12,8 +12,9 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from mma.checkpoint import dump_mma, load_mma, weights_sha256  # noqa: E402
+from mma.config import MMAConfig  # noqa: E402
 from mma.hf_trunk import HFTrunk, hf_start  # noqa: E402
-from mma.network import MMAConfig, MMANetwork, new_mma, random_mma  # noqa: E402
+from mma.network import MMANetwork, new_mma, random_mma  # noqa: E402
 
 _TOKENS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 MODELS = {

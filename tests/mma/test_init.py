@@ -15,8 +15,9 @@ import safetensors.torch
 import torch
 
 from mma.checkpoint import dump_mma
+from mma.config import MMAConfig
 from mma.init import initialise
-from mma.network import MMAConfig, random_mma
+from mma.network import random_mma
 
 
 def _network(trunk="tiny", descriptor_set="mma26", seed=0, **options):

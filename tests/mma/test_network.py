@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from mma.config import TRUNK_NAMES, MMAConfig
 from mma.descriptors import ABAW22, MMA26
-from mma.network import MMAConfig, MMANetwork, random_mma
+from mma.network import MMANetwork, random_mma
 from mma.trunks import TRUNKS
 
 PUBLISHED = {
@@ -89,6 +90,10 @@ def test_descriptors_keep_their_ranges_and_order(trunk, descriptor_set, crops):
     torch.testing.assert_close(probabilities, outputs.expression_logits.softmax(dim=1))
     last = descriptor_set.action_units[-1]
     torch.testing.assert_close(by_name[last], outputs.action_unit_logits[:, -1].sigmoid())
+
+
+def test_every_trunk_is_named_where_no_torch_is():
+    assert set(TRUNKS) == set(TRUNK_NAMES)
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)

@@ -14,7 +14,8 @@ from made_grid import failed, settled, video
 from reaction_worlds import made_videos
 
 from mma.checkpoint import dump_mma
-from mma.network import MMAConfig, random_mma
+from mma.config import MMAConfig
+from mma.network import random_mma
 from rnn.grid import GridVideos, to_grid
 from rnn.model import METADATA_KEY, ReactionModel, fit_calibration, load_model
 from rnn.network import NetworkConfig, random_rnn

@@ -74,7 +74,7 @@ def run_arm(data: TrainingData, arm: str, seed: int, corpus: Folder, options: Tr
     options = replace(options, seed=seed, loss=replace(options.loss, matching="off" if arm == "off" else "both"))
     network, _ = start_network("tiny", "mma26", None, seed=seed)
     prior = None if arm == "off" else torch.from_numpy(arm_prior(arm, corpus, seed))
-    training = Training(network, scarce(data, seed), options, prior=prior)
+    training = Training(network, scarce(data, seed), options, prior=prior, bfloat16=True)
     for _ in training.epochs():
         pass
     scores = final_scores(training, training.best_network())["scores"]
@@ -89,12 +89,24 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     return float(differences.mean() - half), float(differences.mean() + half)
 
 
-def study(corpus: Folder, data: TrainingData, options: TrainingOptions, seeds: int, say: Any = print) -> dict[str, Any]:
-    """All arms over all seeds: the scores, and each arm's paired difference from `off` with its interval."""
+def study(
+    corpus: Folder, data: TrainingData, options: TrainingOptions, seeds: int, kept: Path, say: Any = print
+) -> dict[str, Any]:
+    """All arms over all seeds: the scores, and each arm's paired difference from `off` with its interval.
+
+    `kept` holds the scores so far, a line a run: a study that was stopped goes on there.
+    """
     runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    before = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = {(line["seed"], line["arm"]): line["scores"] for line in before}
     for seed in range(seeds):
         for arm in ARMS:
-            runs[arm].append(run_arm(data, arm, seed, corpus, options))
+            if (seed, arm) not in done:
+                scores = run_arm(data, arm, seed, corpus, options)
+                with kept.open("a") as lines:
+                    lines.write(json.dumps({"seed": seed, "arm": arm, "scores": scores}) + "\n")
+                done[seed, arm] = scores
+            runs[arm].append(done[seed, arm])
             say(f"seed {seed} {arm}: " + ", ".join(f"{name} {value:.3f}" for name, value in runs[arm][-1].items()))
     told: dict[str, Any] = {"runs": runs, "against_off": {}}
     for arm in ARMS[1:]:
@@ -122,19 +134,20 @@ def main() -> None:
     parser.add_argument("crops")
     parser.add_argument("--out", type=Path, default=Path("matching.json"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--epoch-samples", type=int, default=12000)
     asked = parser.parse_args()
     options = TrainingOptions(
         epochs=asked.epochs,
         epoch_samples=asked.epoch_samples,
+        learning_rate=5e-3,
         balance=0.4,
         loss=LossOptions(action_unit_weight=8.0),
     )
     with tempfile.TemporaryDirectory() as scratch:
         corpus = Folder(asked.corpus)
         data = load(corpus, Folder(asked.crops), Path(scratch))
-        told = study(corpus, data, options, asked.seeds)
+        told = study(corpus, data, options, asked.seeds, asked.out.with_suffix(".lines"))
     asked.out.write_text(json.dumps(told, indent=1))
 
 
