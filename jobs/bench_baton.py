@@ -50,12 +50,23 @@ class Baton:
             losses = run(asked["data"], asked["batches"])
             seconds = time.perf_counter() - started_s
             if tells:
-                self._put(f"done-{turn}", {"seconds": seconds, "loss": losses[0], "updates": len(losses)})
+                self._put(
+                    f"done-{turn}", {"seconds": seconds, "loss": losses[0] if losses else None, "updates": len(losses)}
+                )
             turn += 1
 
     def go(self, side: Side, turn: int, data: str, batches: list[list[int]]) -> dict[str, float]:
-        """The driver's part: one turn of the side, and what it told. Raises SideError where it ended or hangs."""
+        """The driver's part: one turn of the side, and what it told (`loss` is None after no update). Raises SideError
+        where it ended or hangs."""
+        self.start(turn, data, batches)
+        return self.done(side, turn)
+
+    def start(self, turn: int, data: str, batches: list[list[int]]) -> None:
+        """The first half of `go`."""
         self._put(f"go-{turn}", {"data": data, "batches": batches})
+
+    def done(self, side: Side, turn: int) -> dict[str, float]:
+        """The second half of `go`. Raises as that."""
         return self.wait(side, f"done-{turn}", TURN_S)
 
     def wait(self, side: Side, name: str, limit_s: float) -> dict[str, float]:

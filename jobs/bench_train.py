@@ -45,10 +45,15 @@ def ours(bench: Bench, name: str, *, workers: int, threads: int) -> Runner:
     return Runner(side, Baton(place))
 
 
-def bare(bench: Bench, name: str, *, padded: bool) -> Runner:
-    """A plain PyTorch loop."""
+def bare(bench: Bench, name: str, *, padded: bool = False, threads: int | None = None) -> Runner:
+    """A plain PyTorch loop, on all cores unless told otherwise."""
     place = bench.folder / f"train-{name}"
-    request = {"folders": sequence_files(bench), "baton": str(place), "threads": bench.cores, "padded": padded}
+    request = {
+        "folders": sequence_files(bench),
+        "baton": str(place),
+        "threads": threads or bench.cores,
+        "padded": padded,
+    }
     return Runner(Side("jobs.bench_bare:bare_loop", bench.folder / "sides", **request), Baton(place))
 
 
@@ -121,7 +126,7 @@ def _loops(bench: Bench) -> dict[str, dict[str, list[Turn]]]:
     """One worker of all cores, the bare loop and the padded one; lengths uniform, and mostly short."""
     runners = {
         "ours": ours(bench, "worker", workers=1, threads=bench.cores),
-        "bare": bare(bench, "bare", padded=False),
+        "bare": bare(bench, "bare"),
         "padded": bare(bench, "padded", padded=True),
     }
     with ready(runners):
@@ -152,7 +157,26 @@ def workers(bench: Bench) -> Sequence[Figure]:
     with ready(runners):
         found = in_turns(bench, runners, ["uniform"])["uniform"]
     goals = {"to_reach": 1.7, "reached": WORKERS}
-    return [ratio_figure(found["two"], found["one"], name="ratio", of="sequences/s", **goals)]
+    ratio = ratio_figure(found["two"], found["one"], name="ratio", of="sequences/s", **goals)
+    return [ratio, Figure(name="what the cores give two bare loops of one core, beside one", value=_two_bare(bench))]
+
+
+def _two_bare(bench: Bench) -> float:
+    """Work a second of two bare loops at once over that of one alone: cores of one machine share more than they say."""
+    pair = [bare(bench, name, threads=1) for name in ("left", "right")]
+    ratios = []
+    with ready({str(number): runner for number, runner in enumerate(pair)}):
+        data = read_sequences(sequence_files(bench)["uniform"])
+        for turn in range(0, 2 * bench.short_turns, 2):
+            batches = batches_of(len(data), bench.sizes.train_batches if turn else 2, turn)
+            seconds = []
+            for number, together in enumerate((pair[:1], pair)):
+                for runner in pair:  # who does not run now has a turn without work
+                    runner.baton.start(turn + number, "uniform", batches if runner in together else [])
+                told = [runner.baton.done(runner.side, turn + number) for runner in pair]
+                seconds.append(max(each["seconds"] for each in told))
+            ratios.append(2 * seconds[0] / seconds[1])
+    return statistics.median(ratios[1:] or ratios)
 
 
 def predict(bench: Bench) -> Sequence[Figure]:
