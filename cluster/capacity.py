@@ -33,12 +33,12 @@ class Capacity:
     """How many workers of each kind an extraction runs, and what each of them takes."""
 
     extractors: int
-    """Actors that hold the MMA network."""
+    """Actors that hold the MMA network; 0: each decode slot describes the faces that it has cropped."""
     extractor_cpus: float
     """What one leaves free of its node's CPUs for itself in this plan."""
     extractor_gpus: float
     extractor_threads: int
-    """Threads that the network uses inside one actor on CPUs."""
+    """Threads that the network uses on CPUs, inside one actor or slot."""
     decoders: int
     """Tasks that fetch, decode and crop at the same time: decode slots."""
     decode_cpus: float
@@ -60,6 +60,8 @@ class Capacity:
 
     def told(self) -> str:
         """What a person reads before the start."""
+        if not self.extractors:
+            return f"{self.decoders} slots of {self.decode_cpus:g} CPU that decode and describe"
         gpus = f", {self.extractor_gpus:g} GPU" if self.extractor_gpus else ""
         where = f" on nodes with {self.decode_resource!r}" if self.decode_resource else ""
         return (
@@ -84,13 +86,14 @@ def plan_capacity(
 ) -> Capacity:
     """Fill in what was left open and check that every worker finds a place.
 
-    With GPUs there is one actor a GPU and a decode slot for each further CPU. Without, one actor for four CPUs
-    takes half a CPU of the count and a slot stands for each CPU: cores are shared in time, by the system. Slots are
-    on all nodes, or on those alone that offer `decode_resource`.
+    With GPUs there is one actor a GPU and a decode slot for each further CPU. Without, there is a slot for each CPU,
+    which holds the network itself: nothing travels between processes, and none waits for another. Where actors on CPUs
+    are asked for, each takes half a CPU of the count and a slot stands for each CPU still: cores are shared in time, by
+    the system. Slots are on all nodes, or on those alone that offer `decode_resource`.
 
     Args:
         nodes: the live nodes.
-        extractors: `--extractors`; None: one a GPU, or one for four CPUs.
+        extractors: `--extractors`; None: one a GPU; without GPUs none, or one for four CPUs beside `decode_resource`.
         extractor_gpus: `--extractor-gpus`; None: 1 where the cluster has GPUs, else 0.
         decoders: `--decoders`; None: what fits.
         decode_cpus: `--decode-cpus`; None: 1 with GPUs, else what shares the CPUs evenly.
@@ -110,8 +113,10 @@ def plan_capacity(
     with_gpus = any(node.gpus for node in nodes)
     gpus = (1.0 if with_gpus else 0.0) if extractor_gpus is None else extractor_gpus
     if extractors is None:
-        slots = sum(math.floor(node.gpus / gpus) for node in nodes) if gpus else sum(n.cpus for n in nodes) // 4
-        extractors = max(1, int(slots))
+        if gpus:
+            extractors = max(1, sum(math.floor(node.gpus / gpus) for node in nodes))
+        else:
+            extractors = max(1, int(sum(n.cpus for n in nodes) // 4)) if decode_resource else 0
     hosts = [node for node in nodes if node.gpus >= min(gpus, 1.0)]
     cpus = 1.0 if gpus and hosts and min(node.cpus for node in hosts) >= 2 else 0.5
     free_cpus, free_gpus = [node.cpus for node in nodes], [node.gpus for node in nodes]
@@ -133,11 +138,12 @@ def plan_capacity(
     if fitting < wanted:
         where = f" on the {len(decode)} nodes with {decode_resource!r}" if decode_resource else ""
         raise CapacityError(
-            f"{wanted} decode slots of {decode_cpus:g} CPU find room for {fitting}{where} beside {extractors} MMA "
-            f"actors of {cpus:g} CPU (the cluster has {told_nodes(nodes)}): "
-            "lower --decoders, --decode-cpus or --extractors"
+            f"{wanted} decode slots of {decode_cpus:g} CPU find room for {fitting}{where}"
+            f"{f' beside {extractors} MMA actors of {cpus:g} CPU' if extractors else ''} "
+            f"(the cluster has {told_nodes(nodes)}): lower --decoders or --decode-cpus"
+            f"{', or --extractors' if extractors else ''}"
         )
-    threads = max(1, int(sum(node.cpus for node in nodes) // extractors)) if not gpus else 1
+    threads = max(1, int(sum(node.cpus for node in nodes) // (extractors or wanted))) if not gpus else 1
     return Capacity(
         extractors=extractors,
         extractor_cpus=cpus,

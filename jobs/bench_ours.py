@@ -61,17 +61,17 @@ def extraction(words: list[str], idle: bool = False) -> dict[str, Any]:
     options = parse_options(extract.Options, "extract", words)
     with ExitStack() as held:
         if idle:
-            held.enter_context(mock.patch.object(pipeline, "read_faces", idle_faces))
-            held.enter_context(mock.patch.object(pipeline, "MMAActor", IdleActor))
+            held.enter_context(mock.patch.object(pipeline, "read_and_describe", idle_faces))
         run = NotingExtraction(options)
         outcome = run.run()
     return {"exit_code": outcome.exit_code, "summary": outcome.summary, "came": run.came}
 
 
-def idle_faces(plan: pa.Table, **settings: Any) -> Iterator[pa.Table]:
-    """In the place of `read_faces`: itself, less all that it does with a video."""
+def idle_faces(plan: pa.Table, *, network: pipeline.Network, **settings: Any) -> Iterator[pa.Table]:
+    """In the place of `read_and_describe`: itself, less all that it does with a video and its faces."""
     with mock.patch.object(pipeline, "_rows", _idle_rows):  # in the worker, where this runs
-        yield from pipeline.read_faces(plan, **settings)
+        for rows in pipeline.read_faces(plan, **settings):
+            yield rows.drop_columns([pipeline.FACES])
 
 
 def _idle_rows(video: dict[str, Any], reading: Any, descriptors: Any) -> Iterator[tuple[pa.Table, None]]:
@@ -80,17 +80,6 @@ def _idle_rows(video: dict[str, Any], reading: Any, descriptors: Any) -> Iterato
     for name, value in {"video_id": video["video_id"], "uri": video["uri"], ATTEMPT: video["video_id"]}.items():
         row = row.set_column(row.schema.get_field_index(name), name, pa.array([value], pa.string()))
     yield row, None
-
-
-class IdleActor:
-    """In the place of `MMAActor`: rows go through as they are."""
-
-    def __init__(self, weights: bytes, threads: int, extractor: dict[str, Any]):
-        pass
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Rows of `idle_faces` without the column of the crops."""
-        return rows.drop_columns([pipeline.FACES])
 
 
 @functools.cache

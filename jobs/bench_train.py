@@ -152,31 +152,52 @@ def padded(bench: Bench) -> Sequence[Figure]:
 
 
 def workers(bench: Bench) -> Sequence[Figure]:
-    """Two workers of one core each beside one."""
-    runners = {name: ours(bench, name, workers=count, threads=1) for name, count in (("two", 2), ("one", 1))}
-    with ready(runners):
-        found = in_turns(bench, runners, ["uniform"])["uniform"]
-    goals = {"to_reach": 1.7, "reached": WORKERS}
-    ratio = ratio_figure(found["two"], found["one"], name="ratio", of="sequences/s", **goals)
-    return [ratio, Figure(name="what the cores give two bare loops of one core, beside one", value=_two_bare(bench))]
+    """Two workers of one core each beside one: on the same batches, which they halve, and on batches twice as large.
 
-
-def _two_bare(bench: Bench) -> float:
-    """Work a second of two bare loops at once over that of one alone: cores of one machine share more than they say."""
-    pair = [bare(bench, name, threads=1) for name in ("left", "right")]
-    ratios = []
-    with ready({str(number): runner for number, runner in enumerate(pair)}):
+    Beside both, what two bare loops of one core give that do the like without a word to each other.
+    """
+    two, one = (ours(bench, name, workers=count, threads=1) for name, count in (("two", 2), ("one", 1)))
+    left, right = (bare(bench, name, threads=1) for name in ("left", "right"))
+    with ready({"two": two, "one": one, "left": left, "right": right}):
+        same = in_turns(bench, {"two": two, "one": one}, ["uniform"])["uniform"]
         data = read_sequences(sequence_files(bench)["uniform"])
-        for turn in range(0, 2 * bench.short_turns, 2):
+        turns = range(bench.short_turns + 1, 2 * bench.short_turns + 1)
+        wide = [
+            _times_the_work([two], [one], batches_of(len(data), bench.sizes.train_batches, turn), turn)
+            for turn in turns
+        ]
+        halved, whole = [], []
+        for turn in range(bench.short_turns + 1):
             batches = batches_of(len(data), bench.sizes.train_batches if turn else 2, turn)
-            seconds = []
-            for number, together in enumerate((pair[:1], pair)):
-                for runner in pair:  # who does not run now has a turn without work
-                    runner.baton.start(turn + number, "uniform", batches if runner in together else [])
-                told = [runner.baton.done(runner.side, turn + number) for runner in pair]
-                seconds.append(max(each["seconds"] for each in told))
-            ratios.append(2 * seconds[0] / seconds[1])
-    return statistics.median(ratios[1:] or ratios)
+            alone = _seconds([left], [batches], 3 * turn)
+            _seconds([right], [[]], 3 * turn)
+            halves = [[batch[half::2] for batch in batches] for half in (0, 1)]
+            halved.append(alone / _seconds([left, right], halves, 3 * turn + 1))
+            whole.append(2 * alone / _seconds([left, right], [batches, batches], 3 * turn + 2))
+    goals = {"to_reach": 1.7, "reached": WORKERS}
+    return [
+        Figure(name="ratio, a worker's batches as large", value=statistics.median(wide), **goals),  # type: ignore[arg-type]
+        Figure(name="two bare loops, their batches as large", value=statistics.median(whole[1:])),
+        ratio_figure(same["two"], same["one"], name="ratio, batches halved", of="sequences/s"),
+        Figure(name="two bare loops, batches halved", value=statistics.median(halved[1:])),
+    ]
+
+
+def _times_the_work(many: Sequence[Runner], one: Sequence[Runner], batches: list[list[int]], turn: int) -> float:
+    """Sequences a second of `many` on pairs of these batches, over those of `one` on them one by one."""
+    pairs = [first + second for first, second in zip(batches[::2], batches[1::2])]
+    return _seconds(one, [batches[: 2 * len(pairs)]], turn) / _seconds(many, [pairs], turn)
+
+
+def _seconds(runners: Sequence[Runner], work: Sequence[list[list[int]]], turn: int) -> float:
+    """Until the last of them is done with its own work, all at once. Raises CountsDifferError where one did not all."""
+    for runner, batches in zip(runners, work):
+        runner.baton.start(turn, "uniform", batches)
+    told = [runner.baton.done(runner.side, turn) for runner in runners]
+    for each, batches in zip(told, work):
+        if each["updates"] != len(batches):
+            raise CountsDifferError(f"counts differ: {each['updates']} updates of {len(batches)} batches")
+    return max(each["seconds"] for each in told)
 
 
 def predict(bench: Bench) -> Sequence[Figure]:

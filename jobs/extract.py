@@ -70,7 +70,8 @@ class Options:
     """Decode only on nodes that offer this custom resource (ray start --resources '{"NAME": 1}'), such as a cluster's
     cheap CPU nodes; default: on every node."""
     extractors: int | None = None
-    """MMA actors; default: one a GPU, or one for four CPUs."""
+    """Actors that hold the network, apart from decoding; default: one a GPU. Without GPUs each decode slot describes
+    its own faces; beside --decode-resource, one for four CPUs."""
     extractor_gpus: float | None = None
     """GPUs of one MMA actor, fractions allowed; default: 1 where there are GPUs, else 0."""
     micro_batch: int | None = None

@@ -1,5 +1,8 @@
 """Extraction as a Ray Data pipeline: plan -> fetch, decode, crop on CPUs -> MMA in actors -> rows, as they come.
 
+Where there are no GPUs, the tasks that decode describe the faces too (`read_and_describe`): actors beside them would
+share their cores, and crops would travel for nothing.
+
 Nothing here writes: the driver reads `deliver` and counts (`mma.store.rows.VideoAssembler`), since Ray may
 execute any task again. Failures travel as rows; only a defect of this code ends the pipeline with an exception.
 """
@@ -120,44 +123,68 @@ def build(
         plan: what is to be done.
         reading: settings of the decode tasks.
         descriptor_set: name of the network's descriptor set.
-        weights: an MMA checkpoint's bytes, put into the object store once and loaded by every actor.
+        weights: an MMA checkpoint's bytes, put into the object store once and loaded by every process that describes.
         extractor: keyword arguments of `mma.extractor.DescriptorExtractor`.
         capacity: how many workers of each kind.
     """
     blocks = blocks_of(plan, capacity.decoders)
+    decode: dict[str, Any] = {"reading": reading, "descriptor_set": descriptor_set}
+    network = {"threads": capacity.extractor_threads, "extractor": extractor}
+    if not capacity.extractors:
+        decode["network"] = Network(weights=ray.put(weights), id=uuid.uuid4().hex, settings=network)
     with DataContext.current(data_context()):
-        return (
-            ray.data.from_arrow(blocks)
-            .map_batches(
-                read_faces,  # type: ignore[arg-type]  # Ray's type knows no functions with keyword arguments
-                fn_kwargs={"reading": reading, "descriptor_set": descriptor_set},
-                batch_size=None,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                num_cpus=capacity.decode_cpus,
-                # A node that offers it at all has enough for all its slots: it says where, and the CPUs how many.
-                resources={capacity.decode_resource: 0.001} if capacity.decode_resource else None,
-                compute=TaskPoolStrategy(size=min(capacity.decoders, len(blocks))),
-            )
-            # `map_batches` itself refuses a batch that is the block as it comes (batch_size=None) beside GPUs.
-            .map_batches_internal(
-                MMAActor,
-                fn_constructor_kwargs={
-                    "weights": weights,
-                    "threads": capacity.extractor_threads,
-                    "extractor": extractor,
-                },
-                batch_size=None,
-                batch_format="pyarrow",
-                zero_copy_batch=True,
-                num_cpus=capacity.extractor_claim,
-                num_gpus=capacity.extractor_gpus or None,
-                # The loss of one ends the pipeline, and the driver plans anew: Ray would let the faces on their way to
-                # it wait for a place on a cluster that may have no such GPU any more.
-                max_restarts=0,
-                compute=ActorPoolStrategy(size=capacity.extractors),
-            )
+        read = ray.data.from_arrow(blocks).map_batches(
+            read_faces if capacity.extractors else read_and_describe,  # type: ignore[arg-type]  # Ray's type knows no kwargs
+            fn_kwargs=decode,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=capacity.decode_cpus,
+            # A node that offers it at all has enough for all its slots: it says where, and the CPUs how many.
+            resources={capacity.decode_resource: 0.001} if capacity.decode_resource else None,
+            compute=TaskPoolStrategy(size=min(capacity.decoders, len(blocks))),
         )
+        if not capacity.extractors:
+            return read
+        # `map_batches` itself refuses a batch that is the block as it comes (batch_size=None) beside GPUs.
+        return read.map_batches_internal(
+            MMAActor,
+            fn_constructor_kwargs={**network, "weights": weights},
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=capacity.extractor_claim,
+            num_gpus=capacity.extractor_gpus or None,
+            # The loss of one ends the pipeline, and the driver plans anew: Ray would let the faces on their way to
+            # it wait for a place on a cluster that may have no such GPU any more.
+            max_restarts=0,
+            compute=ActorPoolStrategy(size=capacity.extractors),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The network on its way to the tasks that describe."""
+
+    weights: Any
+    """`ray.ObjectRef` of the checkpoint's bytes: a task's own arguments travel with every task."""
+    id: str
+    """A worker that has this one loads no other."""
+    settings: dict[str, Any]
+    """`MMAActor`'s arguments but for the weights."""
+
+
+_networks: dict[str, MMAActor] = {}
+"""This process's, by `Network.id`: one at most."""
+
+
+def read_and_describe(plan: pa.Table, *, network: Network, **decode: Any) -> Iterator[pa.Table]:
+    """`read_faces` and `MMAActor` in one task; the process keeps the network from task to task."""
+    if network.id not in _networks:
+        _networks.clear()
+        _networks[network.id] = MMAActor(ray.get(network.weights), **network.settings)
+    for rows in read_faces(plan, **decode):
+        yield _networks[network.id](rows)
 
 
 def read_faces(plan: pa.Table, *, reading: Reading, descriptor_set: str) -> Iterator[pa.Table]:

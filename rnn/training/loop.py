@@ -228,7 +228,7 @@ def predict(
     rows: npt.NDArray[np.int64] | None = None,
     *,
     device: torch.device | str = "cpu",
-    groups: int = 4,
+    groups: int | None = None,
     bfloat16: bool = False,
 ) -> npt.NDArray[np.float64]:
     """A network's outputs for these sequences (None: all), float64 (N, 7) in (0, 1), nothing calibrated."""

@@ -12,15 +12,25 @@ def nodes(*each: tuple[float, float]) -> list[Node]:
     return [Node(name=f"n{i}", cpus=cpus, gpus=gpus) for i, (cpus, gpus) in enumerate(each)]
 
 
-def test_two_cores_hold_an_actor_and_two_decode_slots():
+def test_two_cores_hold_two_slots_that_describe_too_or_an_actor_beside_them():
     capacity = plan_capacity(nodes((2, 0)))
+    assert (capacity.extractors, capacity.decoders, capacity.decode_cpus, capacity.extractor_threads) == (0, 2, 1, 1)
+    assert capacity.told() == "2 slots of 1 CPU that decode and describe"
+    capacity = plan_capacity(nodes((2, 0)), extractors=1)
     assert (capacity.extractors, capacity.decoders) == (1, 2)
     assert capacity.extractors * capacity.extractor_cpus + capacity.decoders * capacity.decode_cpus <= 2
 
 
 def test_one_core_is_enough():
-    capacity = plan_capacity(nodes((1, 0)))
-    assert (capacity.extractors, capacity.decoders) == (1, 1)
+    for extractors, found in ((None, 0), (1, 1)):
+        capacity = plan_capacity(nodes((1, 0)), extractors=extractors)
+        assert (capacity.extractors, capacity.decoders) == (found, 1)
+
+
+def test_a_single_slot_has_all_threads_and_named_decode_nodes_leave_the_network_to_actors():
+    assert plan_capacity(nodes((4, 0)), decoders=1).extractor_threads == 4
+    named = [Node(name="d", cpus=4, resources=frozenset({"decode"})), Node(name="o", cpus=4)]
+    assert plan_capacity(named, decode_resource="decode").extractors == 2
 
 
 def test_an_actor_a_gpu_and_a_slot_for_each_cpu_left():

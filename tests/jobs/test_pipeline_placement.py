@@ -26,6 +26,14 @@ def test_beside_gpus_the_network_asks_for_one_and_for_no_cpu(ray_cluster):
     assert "resources" not in tasks
 
 
+def test_without_gpus_decode_tasks_describe_and_there_are_no_actors(ray_cluster):
+    plan = pa.Table.from_pylist([{"video_id": "a", "uri": "/a.mp4"}], schema=PLAN_SCHEMA)
+    capacity = plan_capacity([Node(name="c", cpus=2)])
+    tasks = build(plan, Reading(decode=DecodeOptions()), "mma26", b"", {}, capacity)._logical_plan.dag
+    assert tasks.fn.__name__ == "read_and_describe"
+    assert tasks.ray_remote_args["num_cpus"] == 1
+
+
 def test_decode_tasks_ask_for_the_nodes_named_for_them(ray_cluster):
     cheap = Node(name="c", cpus=4, resources=frozenset({"decode"}))
     tasks, actors = asked(Node(name="g", cpus=4, gpus=1), cheap, decode_resource="decode")
