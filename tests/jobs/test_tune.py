@@ -332,7 +332,7 @@ def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_p
     _, _, children = runs_of(training_mlflow, tmp_path / "a")
     assert [run.info.run_name for run in children][:2] == ["0000 default", "0001 loss: CCC"]
     # The default is what train gives.
-    ran = run_job("train", *made.options, *options[3:], "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
+    ran = run_job("train", *made.options, *options[2:], "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
     assert ran.code == 0, ran.told
     trained = json.loads((tmp_path / "m/metrics.json").read_text())["splits"]["test"]
     assert trained["seeds"]["mean"] == pytest.approx(table["mean_pearson"][0], abs=1e-4)
