@@ -143,7 +143,8 @@ def plan_capacity(
             f"(the cluster has {told_nodes(nodes)}): lower --decoders or --decode-cpus"
             f"{', or --extractors' if extractors else ''}"
         )
-    threads = max(1, int(sum(node.cpus for node in nodes) // (extractors or wanted))) if not gpus else 1
+    share = min(sum(node.cpus for node in nodes) // (extractors or wanted), max(node.cpus for node in nodes))
+    threads = 1 if gpus else max(1, int(share))
     return Capacity(
         extractors=extractors,
         extractor_cpus=cpus,

@@ -29,6 +29,7 @@ def test_one_core_is_enough():
 
 def test_a_single_slot_has_all_threads_and_named_decode_nodes_leave_the_network_to_actors():
     assert plan_capacity(nodes((4, 0)), decoders=1).extractor_threads == 4
+    assert plan_capacity(nodes((2, 0), (2, 0)), decoders=1).extractor_threads == 2  # it lies on one node
     named = [Node(name="d", cpus=4, resources=frozenset({"decode"})), Node(name="o", cpus=4)]
     assert plan_capacity(named, decode_resource="decode").extractors == 2
 
