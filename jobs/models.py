@@ -45,15 +45,16 @@ class MMAWeights:
     """What a store's spec says of the weights: their digest, and that they are random where they are."""
     record: dict[str, Any]
     """What the checkpoint says of its training."""
-    named: str
-    """The option and what it names, for errors."""
+    option: str
+    name: str
+    """What the option names, for errors."""
 
     def check(self) -> None:
         """Whether the weights are whole, finite and those of their configuration; needs torch. Raises InputError."""
         from mma.checkpoint import load_mma
 
-        with input_errors(ValueError, option=self.named):
-            load_mma(self.data, name=self.named.partition(" ")[2])
+        with input_errors(ValueError, option=f"{self.option} {self.name}"):
+            load_mma(self.data, name=self.name)
 
     @property
     def random(self) -> bool:
@@ -90,19 +91,21 @@ def load_weights(mma: str | None, *, option: str = "--mma", check: bool = True) 
         with input_errors(ValueError, StorageError, option=option):
             data = read(mma if mma.endswith(".safetensors") else f"{mma.rstrip('/')}/{MODEL_FILE}")
         told = {}
-    named = f"{option} {display(mma)}"
-    with input_errors(ValueError, option=named):
-        config, record = read_description(data, display(mma))
-        sha256 = stored_sha256(data, display(mma))
+    name = display(mma)
+    with input_errors(ValueError, option=f"{option} {name}"):
+        config, record = read_description(data, name)
+        sha256 = stored_sha256(data, name)
     crop = dict(config.crop)
     if crop != geometry:
         raise InputError(
-            f"{named} was made for crops of another geometry ({crop or 'not recorded'}) than this "
+            f"{option} {name} was made for crops of another geometry ({crop or 'not recorded'}) than this "
             f"version cuts ({geometry}); use the version that trained it"
         )
     pixels = {"mean": list(config.pixel_mean), "std": list(config.pixel_std)}
     spec = {"sha256": sha256, "trunk": config.trunk, "pixels": pixels, **told}
-    weights = MMAWeights(data=data, descriptors=config.descriptors, crop=crop, spec=spec, record=record, named=named)
+    weights = MMAWeights(
+        data=data, descriptors=config.descriptors, crop=crop, spec=spec, record=record, option=option, name=name
+    )
     if check:
         weights.check()
     return weights

@@ -9,12 +9,13 @@ execute any task again. Failures travel as rows; only a defect of this code ends
 
 from __future__ import annotations
 
+import functools
 import socket
 import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -130,11 +131,12 @@ def build(
     blocks = blocks_of(plan, capacity.decoders)
     decode: dict[str, Any] = {"reading": reading, "descriptor_set": descriptor_set}
     network = {"threads": capacity.extractor_threads, "extractor": extractor}
+    task: Any = read_faces
     if not capacity.extractors:
-        decode["network"] = Network(weights=ray.put(weights), id=uuid.uuid4().hex, settings=network)
+        task, decode["network"] = read_and_describe, Network(weights=ray.put(weights), settings=network)
     with DataContext.current(data_context()):
         read = ray.data.from_arrow(blocks).map_batches(
-            read_faces if capacity.extractors else read_and_describe,  # type: ignore[arg-type]  # Ray's type knows no kwargs
+            task,
             fn_kwargs=decode,
             batch_size=None,
             batch_format="pyarrow",
@@ -167,24 +169,20 @@ class Network:
     """The network on its way to the tasks that describe."""
 
     weights: Any
-    """`ray.ObjectRef` of the checkpoint's bytes: a task's own arguments travel with every task."""
-    id: str
-    """A worker that has this one loads no other."""
-    settings: dict[str, Any]
+    """`ray.ObjectRef` of the checkpoint's bytes (a task's own arguments travel with every task); which one it is says
+    which network this is."""
+    settings: dict[str, Any] = field(compare=False)
     """`MMAActor`'s arguments but for the weights."""
 
 
-_networks: dict[str, MMAActor] = {}
-"""This process's, by `Network.id`: one at most."""
+@functools.lru_cache(maxsize=1)
+def _loaded(network: Network) -> MMAActor:
+    return MMAActor(ray.get(network.weights), **network.settings)
 
 
 def read_and_describe(plan: pa.Table, *, network: Network, **decode: Any) -> Iterator[pa.Table]:
     """`read_faces` and `MMAActor` in one task; the process keeps the network from task to task."""
-    if network.id not in _networks:
-        _networks.clear()
-        _networks[network.id] = MMAActor(ray.get(network.weights), **network.settings)
-    for rows in read_faces(plan, **decode):
-        yield _networks[network.id](rows)
+    yield from map(_loaded(network), read_faces(plan, **decode))
 
 
 def read_faces(plan: pa.Table, *, reading: Reading, descriptor_set: str) -> Iterator[pa.Table]:

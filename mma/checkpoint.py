@@ -6,7 +6,6 @@ number has its place. Files on object stores go through the bytes forms, `dump_m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -17,9 +16,8 @@ from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
-from mma.checkpoint_header import FORMAT_VERSION, METADATA_KEY, read_description
+from mma.checkpoint_header import FORMAT_VERSION, METADATA_KEY, digest, read_description, whole_file
 from mma.config import MMAConfig
 from mma.network import MMANetwork, new_mma
 
@@ -45,11 +43,15 @@ def weights_sha256(network: MMANetwork) -> str:
 def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 over names, dtypes, shapes and bytes, by name; of the file's layout, the memory format and the device it
     depends on none."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest(
+        (
+            name,
+            str(tensor.dtype),
+            tuple(tensor.shape),
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data,
+        )
+        for name, tensor in sorted(tensors.items())
+    )
 
 
 def dump_mma(network: MMANetwork, record: Mapping[str, Any]) -> bytes:
@@ -104,10 +106,8 @@ def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMM
     else:
         content, name = Path(source).read_bytes(), name or str(source)
     config, record = read_description(content, name)
-    try:
+    with whole_file(name):
         tensors = safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise ValueError(f"{name} is a damaged safetensors file ({error}): fetch or copy it again") from None
     network = new_mma(config)
     check_fit(network.state_dict(), tensors, name, f"trunk {config.trunk} with {config.descriptor_set}")
     network.load_state_dict(tensors)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import safetensors
@@ -42,16 +44,30 @@ def stored_sha256(content: bytes, name: str) -> str:
 
     Raises ValueError where the file is damaged.
     """
-    try:
+    with whole_file(name):
         tensors = safetensors.deserialize(content)
+    return digest(
+        (key, f"torch.{_DTYPES.get(each['dtype'], each['dtype'])}", tuple(each["shape"]), each["data"])
+        for key, each in sorted(tensors, key=lambda item: item[0])
+    )
+
+
+def digest(tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
+    """sha256 over (name, dtype as torch writes it, shape, little-endian bytes) of tensors that come sorted by name."""
+    sha256 = hashlib.sha256()
+    for key, dtype, shape, data in tensors:
+        sha256.update(f"{key} {dtype} {shape}\n".encode())
+        sha256.update(data)
+    return sha256.hexdigest()
+
+
+@contextmanager
+def whole_file(name: str) -> Iterator[None]:
+    """A damaged file that safetensors finds in the block becomes a ValueError of one line, with the mend."""
+    try:
+        yield
     except SafetensorError as error:
         raise ValueError(f"{name} is a damaged safetensors file ({error}): fetch or copy it again") from None
-    digest = hashlib.sha256()
-    for key, tensor in sorted(tensors):
-        dtype = _DTYPES.get(tensor["dtype"], tensor["dtype"])
-        digest.update(f"{key} torch.{dtype} {tuple(tensor['shape'])}\n".encode())
-        digest.update(tensor["data"])
-    return digest.hexdigest()
 
 
 def read_header(content: bytes, name: str) -> dict[str, Any]:

@@ -310,13 +310,23 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
         assert sorted(point.step for point in points) == list(range(1, EPOCHS + 1))
 
 
-def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_path, training_mlflow):
-    options = ("--groups", "loss", "--seeds", 0, 1, "--fit.epochs", 4, "--network.units", 8)
-    ran = run_job("ablate", "--out", tmp_path / "a", *made.options, *options)
+@pytest.mark.parametrize(
+    ("groups", "variants"),
+    [
+        (("loss",), ["CCC", "mean squared error"]),
+        pytest.param(
+            ("loss", "normalisation"), ["CCC", "mean squared error", "video", "subject"], marks=pytest.mark.slow
+        ),
+    ],
+    ids=["one-group", "two-groups"],
+)
+def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_path, training_mlflow, groups, variants):
+    options = ("--seeds", 0, 1, "--fit.epochs", 4, "--network.units", 8)
+    ran = run_job("ablate", "--out", tmp_path / "a", *made.options, "--groups", *groups, *options)
     assert ran.code == 0, ran.told
     table = pd.read_csv(tmp_path / "a/ablation.csv")
-    assert list(table["variant"]) == ["default", "CCC", "mean squared error"]
-    assert table["difference"].isna().tolist() == [True, False, False]
+    assert list(table["variant"]) == ["default", *variants]
+    assert table["difference"].isna().tolist() == [True, *[False] * len(variants)]
     rest = table[1:]
     assert np.allclose(rest["difference"], rest["mean_pearson"] - table["mean_pearson"][0], atol=1e-5)
     assert (rest["low"] <= rest["difference"]).all()
@@ -324,15 +334,15 @@ def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_p
     assert (rest["p_holm"] >= rest["p"]).all()
     assert (table["by"] == "subject").all()
     assert ran.summary["split"] == "test"
-    assert ran.summary["trials"] == {"all": 3, "done": 3, "failed": 0}
+    assert ran.summary["trials"] == {"all": len(variants) + 1, "done": len(variants) + 1, "failed": 0}
     page = (tmp_path / "a/ablation.md").read_text()
-    assert page.count("\n| ") >= 4
-    assert "2 comparisons" in page
+    assert page.count("\n| ") >= len(variants) + 2
+    assert f"{len(variants)} comparisons" in page
     assert (tmp_path / "a/ablation.png").read_bytes()[:4] == b"\x89PNG"
     _, _, children = runs_of(training_mlflow, tmp_path / "a")
     assert [run.info.run_name for run in children][:2] == ["0000 default", "0001 loss: CCC"]
     # The default is what train gives.
-    ran = run_job("train", *made.options, *options[2:], "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
+    ran = run_job("train", *made.options, *options, "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
     assert ran.code == 0, ran.told
     trained = json.loads((tmp_path / "m/metrics.json").read_text())["splits"]["test"]
     assert trained["seeds"]["mean"] == pytest.approx(table["mean_pearson"][0], abs=1e-4)
