@@ -230,6 +230,7 @@ class Extraction(StoreRun):
         return None
 
     def _dry_run(self, videos: pa.Table) -> Outcome:
+        self.weights.check()
         with input_errors(*STORE_ERRORS, option="--store"):
             todo = self.left_of(videos)
         summary = {

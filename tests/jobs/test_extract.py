@@ -12,10 +12,13 @@ import numpy as np
 import odd_videos
 import pyarrow.parquet as pq
 import pytest
+import torch
 from ran_job import Ran
 
 from cluster.lock import StoreLock
 from cluster.storage import Folder
+from jobs.models import load_weights
+from mma.checkpoint import load_mma, save_mma
 from mma.descriptors import MMA26
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets"
@@ -224,6 +227,21 @@ def test_a_real_clip_has_a_face_in_each_of_its_472_frames(job, tmp_path):
     assert all(row["face_found"])
     assert set(row["num_faces"]) == {1}
     assert np.isfinite(row["face_points"]).all()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_weights_that_diverged_are_refused_before_the_first_video(job, clips, tmp_path, opened, more):
+    """Only loading them shows it, which is done while Ray starts."""
+    network = load_mma(load_weights("random:0:tiny").data).network
+    with torch.no_grad():
+        network.heads["expressions"].bias[0] = float("nan")
+    save_mma(network, tmp_path / "nan.safetensors", {})
+    before = opened("00.mp4")
+    ran = job("extract", "--videos", clips, "--store", tmp_path / "s", "--mma", tmp_path / "nan.safetensors", *more)
+    assert (ran.code, ran.summary) == (2, {}), ran.told
+    assert "nan.safetensors holds NaN or infinity in heads.expressions.bias" in ran.told.splitlines()[-1]
+    assert opened("00.mp4") == before
+    assert not list(tmp_path.glob("s/*.parquet"))
 
 
 def test_failed_videos_are_tried_again_only_when_asked(job, clips, tmp_path):
