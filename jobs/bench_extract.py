@@ -29,7 +29,7 @@ from mma.store.reader import read_file, store_files
 
 DETECT_EVERY = 10
 """Of the Haar cascade, which on every frame would be nearly all of the work."""
-STEADY, TEMPLATE, LOADER, DECODE_YUNET, DECODE_HAAR = 0.88, 1.3, 0.95, 0.44, 0.36
+STEADY, TEMPLATE, LOADER, DECODE_YUNET, DECODE_HAAR = 0.82, 1.1, 0.9, 0.42, 0.35
 """Ratios that the small version reached on a quiet machine of two cores."""
 SIZE = f"{CLIP_PX[0]} x {CLIP_PX[1]}"
 

@@ -70,13 +70,13 @@ SMALL = Sizes(
     rerun_rows=10_000,
     plan_rows=1_000_000,
     engine_videos=2_560,
-    memory_clips=6,
+    memory_clips=4,
     train_videos=1_500,
     train_batches=3,
     predict_videos=1_500,
     crops=2_000,
     turns=1,
-    short_turns=3,
+    short_turns=2,
 )
 
 
