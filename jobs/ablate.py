@@ -46,6 +46,8 @@ VARIANTS: Mapping[Group, Mapping[str, Mapping[str, Any]]] = {
         "corpus": {"sequence.normalise": "corpus"},
         "video": {"sequence.normalise": "video"},
         "subject": {"sequence.normalise": "subject"},
+        "corpus, log odds": {"sequence.normalise": "corpus", "sequence.probabilities": "log-odds"},
+        "subject, log odds": {"sequence.normalise": "subject", "sequence.probabilities": "log-odds"},
     },
 }
 """What is changed, by group; what the default is already is left out, and normalisation by subject where some subject

@@ -189,6 +189,7 @@ def reaction_card(record: Mapping[str, Any], scores: Mapping[str, Any], model: b
             "steps": f"{loaded.step_s:g} s each, {reach} {network.steps}",
             "steps without a face": loaded.sequence.fill,
             "normalised by": loaded.sequence.normalise,
+            "probabilities": loaded.sequence.probabilities,
             "smoothing, s": loaded.sequence.smooth_s,
             **{f"the store's {name}": spec[name] for name in ("weights", "detector", "crop", "sampling", "precision")},
         },

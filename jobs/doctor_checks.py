@@ -156,7 +156,7 @@ def _finding_of_decoders(node: str, decoders: dict[str, str | None]) -> Finding:
     told = "; ".join(f"{name}: {why}" for name, why in wrong.items())
     if "pyav" in wrong:
         return Finding(check="decoders", where=node, state="fail", told=told, mend="pip install 'av>=14' on that node")
-    mend = "PyAV decodes alone, at about the same speed; pip install decord on x86-64 Linux for two decoders"
+    mend = "PyAV decodes alone, as it does by default; --decoder decord needs pip install decord, on x86-64 Linux"
     return Finding(check="decoders", where=node, state="warn", told=told, mend=mend)
 
 

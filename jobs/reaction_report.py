@@ -98,7 +98,7 @@ def model_facts(scored: Scored) -> dict[str, str]:
         "seeds": seeds,
         "descriptors": f"{len(model.normaliser.names)}: {', '.join(model.normaliser.names)}",
         "sequences": f"normalised by {model.sequence.normalise}, fill {model.sequence.fill}, "
-        f"smoothing {model.sequence.smooth_s:g} s",
+        f"probabilities {model.sequence.probabilities}, smoothing {model.sequence.smooth_s:g} s",
         "weights": model.sha256(),
         "run": str(model.record.get("run_id", "")),
         "preset": str(model.record.get("preset", "")),

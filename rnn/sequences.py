@@ -7,7 +7,7 @@ values, scale, range) is a `Normaliser` of plain numbers, which travels with the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,8 @@ from rnn.grid import Floats, GridVideos, Indices
 FILLS = ("hold", "interpolate", "zero")
 CLIP = 5.0
 """Standardised values are cut here, in deviations (PAPER.md, "Chunks and gaps" [ours])."""
+MOST_LOG_ODDS = 6.0
+"""Log odds are cut here: probabilities nearer than .0025 to 0 or 1 differ by a network's confidence alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,9 @@ class SequenceOptions:
     """What stands for a step without a face: the last one seen, a line between its neighbours, or the resting value."""
     normalise: Literal["corpus", "video", "subject"] = "corpus"
     """Whose median counts as rest: the corpus's mean, or the video's or the person's own median."""
+    probabilities: Literal["plain", "log-odds"] = "plain"
+    """How expressions and AUs enter: as they are, or as log odds, in which a resting face that looks a little like an
+    AU is an offset, for `normalise` to take away, and not a limit."""
     smooth_s: float = 0.0
     """Length of a centred moving mean over known steps, seconds; 0: none."""
 
@@ -46,8 +51,7 @@ def chosen_names(asked: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
 
     Raises ValueError for a name that is not there, with those that are.
     """
-    units = {name for name in there if name.startswith("AU") and name[2:4].isdigit()}
-    expressions = {*BASIC_EXPRESSIONS, "other"} & set(there)
+    expressions, units = _expressions(there), _action_units(there)
     families = {"all": set(there), "va": set(VALENCE_AROUSAL) & set(there), "expressions": expressions, "aus": units}
     wanted: set[str] = set()
     for word in asked:
@@ -61,6 +65,14 @@ def chosen_names(asked: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in there if name in wanted)
 
 
+def _expressions(names: Sequence[str]) -> set[str]:
+    return {*BASIC_EXPRESSIONS, "other"} & set(names)
+
+
+def _action_units(names: Sequence[str]) -> set[str]:
+    return {name for name in names if name.startswith("AU") and name[2:4].isdigit()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Normaliser:
     """What training videos say of each descriptor: its rest, its scale and its range. Plain numbers, (D,) each."""
@@ -72,7 +84,7 @@ class Normaliser:
     """Divided by: the deviation over known steps, around whatever counts as rest; 1 for what never varies."""
     low: tuple[float, ...]
     high: tuple[float, ...]
-    """The range of the training's known steps, before any scaling."""
+    """The range of the training's known steps as they enter, before any scaling."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -150,11 +162,12 @@ def has_steps(grid: GridVideos) -> npt.NDArray[np.bool_]:
 def fit_normaliser(grid: GridVideos, options: SequenceOptions, people: npt.NDArray[np.int64] | None) -> Normaliser:
     """From training videos alone; `people` (N,): numbers of the persons, needed where they have a rest of their own.
 
-    Raises ValueError without any known step.
+    Raises ValueError without any known step, and where log odds are asked of what is no probability.
     """
     known = known_steps(grid)
     if not known.any():
         raise ValueError("no training video shows a face in any frame")
+    grid = _entering(grid, options)
     seen = grid.values[known].astype(np.float64)
     centred = (grid.values - _rest(grid, known, options, people, seen.mean(axis=0)))[known].astype(np.float64)
     scale = np.sqrt(((centred - centred.mean(axis=0)) ** 2).mean(axis=0))
@@ -182,6 +195,7 @@ def to_sequences(
     if not has_steps(grid).all():
         raise ValueError("a video without a face in any step has no sequence: leave it out")
     known = known_steps(grid)
+    grid = _entering(grid, options)
     video = np.repeat(np.arange(len(grid)), np.diff(grid.offsets))
     with np.errstate(invalid="ignore"):
         off = ((grid.values < _row(normaliser.low)) | (grid.values > _row(normaliser.high))).any(axis=1)
@@ -199,6 +213,27 @@ def to_sequences(
         offsets=grid.offsets,
         outside=outside.astype(np.float32),
     )
+
+
+def _entering(grid: GridVideos, options: SequenceOptions) -> GridVideos:
+    """The same videos with probabilities as the options have them."""
+    if options.probabilities == "plain":
+        return grid
+    values = np.array(grid.values, np.float32)
+    for column, name in enumerate(grid.names):
+        if name not in _expressions(grid.names) | _action_units(grid.names):
+            continue
+        own = values[:, column]
+        low, high = (float(each) for each in (np.nanmin(own), np.nanmax(own)))
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"--sequence.probabilities log-odds: {name} runs from {low:.3g} to {high:.3g} in this store, so it is "
+                "no probability: give plain"
+            )
+        with np.errstate(divide="ignore"):
+            odds = np.log(own) - np.log1p(-own)
+        values[:, column] = odds.clip(-MOST_LOG_ODDS, MOST_LOG_ODDS)
+    return replace(grid, values=values)
 
 
 def _row(numbers: Sequence[float]) -> Floats:

@@ -7,6 +7,7 @@ of the first pixel is 0), so a box has its first pixel's centre half a pixel ins
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -122,10 +123,10 @@ def crop_face(
     box_scale: float | None = None,
 ) -> NDArray[np.uint8]:
     """The crop of a detected face: aligned where its points (10,) allow it, else the square of its box (4,)."""
-    try:
-        return align(frame, points.reshape(5, 2), geometry)
-    except ValueError:
-        return square_crop(frame, box, geometry, box_scale=box_scale)
+    with contextlib.suppress(ValueError):
+        if not np.isnan(points[0]):
+            return align(frame, points.reshape(5, 2), geometry)
+    return square_crop(frame, box, geometry, box_scale=box_scale)
 
 
 def _warp(frame: NDArray[np.uint8], matrix: NDArray[np.float64], size_px: int) -> NDArray[np.uint8]:

@@ -8,7 +8,6 @@ parent's (RAY.md, "Ray Data"): a worker killed together with its driver leaves n
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import json
@@ -139,12 +138,10 @@ def serve(channel: int) -> None:
     import cv2
 
     from mma.faces import FaceOptions, make_detector
-    from mma.video import decord_group, readers  # noqa: F401  (loaded before the first video's clock runs)
+    from mma.video import readers  # noqa: F401  (loaded before the first video's clock runs)
     from mma.video.errors import VideoError
     from mma.video.options import DecodeOptions
 
-    with contextlib.suppress(decord_group.RefusedError):
-        decord_group.load()
     cv2.setNumThreads(1)
     silence(2)  # from here on: decoders' chatter, a line a broken packet
     outbox = Outbox(channel)

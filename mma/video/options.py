@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mma.faces import FaceOptions
 
-DECODERS = ("auto", "decord", "pyav")
+DECODERS = ("pyav", "decord", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class DecodeOptions:
     chunk_frames: int = 1024
     """Sampled frames a chunk at most; a full chunk holds 37 KiB of pixels a frame with a face."""
 
-    decoder: str = "auto"
-    """"auto" (decord where it can, else PyAV), "decord" or "pyav"."""
+    decoder: str = "pyav"
+    """"pyav", "decord" (refused where decord cannot), or "auto" (decord where it can, else PyAV)."""
 
     memory_bytes: int = 2 << 30
     """Address space the decoding child may take, in bytes; beyond it the video fails with OutOfMemory."""

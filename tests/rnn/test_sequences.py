@@ -101,6 +101,39 @@ def test_a_resting_face_of_ones_own_vanishes(normalise):
     assert np.abs(one - two).min() > 1
 
 
+def test_log_odds_make_an_offset_of_a_resting_face_that_looks_like_an_action_unit():
+    """Equal movements of the evidence for an AU, over another rest, are equal sequences in log odds alone; valence,
+    which is no probability, enters as it is."""
+    odds = np.array([-2.0, -2, 0, 1, -2, -2, -2])
+
+    def face(rest):
+        return np.column_stack([1 / (1 + np.exp(-(odds + rest))), odds / 4])
+
+    grid = grid_of(face(0), face(3), face(0), names=("AU04", "valence"))
+    people = np.array([0, 1, 2])
+    for how, alike in (("log-odds", True), ("plain", False)):
+        options = SequenceOptions(normalise="subject", probabilities=how)
+        normaliser = fit_normaliser(grid, options, people)
+        one, two, _ = to_sequences(grid, options, normaliser, people).take(np.arange(3))
+        assert np.allclose(one, two, atol=1e-4) == alike, how
+        scaled = (odds - np.median(odds)) / 4 / normaliser.scale[1]
+        np.testing.assert_allclose(one[:, 1], scaled, atol=1e-5)
+
+
+def test_log_odds_are_finite_at_0_and_1_and_leave_gaps_alone():
+    grid = grid_of([0, 1, NAN, 0.5], names=("happiness",))
+    as_is = Normaliser(names=("happiness",), mean=(0.0,), scale=(2.0,), low=(-6.0,), high=(6.0,))
+    found = to_sequences(grid, SequenceOptions(probabilities="log-odds", fill="interpolate"), as_is)
+    assert found.values[:, 0].tolist() == pytest.approx([-3, 3, 1.5, 0])
+    assert found.outside.tolist() == [0]
+
+
+def test_log_odds_of_intensities_beyond_1_are_refused():
+    grid = grid_of([0, 3.2], names=("AU01_r",))
+    with pytest.raises(ValueError, match=r"log-odds: AU01_r runs from 0 to 3\.2 .* give plain"):
+        fit_normaliser(grid, SequenceOptions(probabilities="log-odds"), None)
+
+
 def test_a_persons_rest_is_over_all_their_videos():
     grid = grid_of([0, 0, 0, 0, 0], [4, 4])
     found = to_sequences(grid, SequenceOptions(normalise="subject"), AS_IS, np.array([0, 0]))
