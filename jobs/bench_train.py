@@ -154,33 +154,44 @@ def padded(bench: Bench) -> Sequence[Figure]:
 def workers(bench: Bench) -> Sequence[Figure]:
     """Two workers of one core each beside one: on the same batches, which they halve, and on batches twice as large.
 
-    Beside both, what two bare loops of one core give that do the like without a word to each other.
+    At full size, beside both, what two bare loops of one core give that do the like without a word to each other.
     """
     two, one = (ours(bench, name, workers=count, threads=1) for name, count in (("two", 2), ("one", 1)))
-    left, right = (bare(bench, name, threads=1) for name in ("left", "right"))
-    with ready({"two": two, "one": one, "left": left, "right": right}):
+    with ready({"two": two, "one": one}):
         same = in_turns(bench, {"two": two, "one": one}, ["uniform"])["uniform"]
-        data = read_sequences(sequence_files(bench)["uniform"])
-        turns = range(bench.short_turns + 1, 2 * bench.short_turns + 1)
         wide = [
-            _times_the_work([two], [one], batches_of(len(data), bench.sizes.train_batches, turn), turn)
-            for turn in turns
+            _times_the_work([two], [one], _batches(bench, turn), turn)
+            for turn in range(bench.short_turns + 1, 2 * bench.short_turns + 1)
         ]
-        halved, whole = [], []
+    value, goals = statistics.median(wide), {"to_reach": 1.7, "reached": WORKERS}
+    figures = [
+        Figure(name="ratio, a worker's batches as large", value=value, **goals),  # type: ignore[arg-type]
+        ratio_figure(same["two"], same["one"], name="ratio, batches halved", of="sequences/s"),
+    ]
+    return figures if bench.small else [*figures, *_two_bare_loops(bench)]
+
+
+def _two_bare_loops(bench: Bench) -> list[Figure]:
+    """What two loops of one core each do together, over what one does alone: the machine's own bound."""
+    left, right = (bare(bench, name, threads=1) for name in ("left", "right"))
+    halved, whole = [], []
+    with ready({"left": left, "right": right}):
         for turn in range(bench.short_turns + 1):
-            batches = batches_of(len(data), bench.sizes.train_batches if turn else 2, turn)
+            batches = _batches(bench, turn)[: None if turn else 2]
             alone = _seconds([left], [batches], 3 * turn)
             _seconds([right], [[]], 3 * turn)
             halves = [[batch[half::2] for batch in batches] for half in (0, 1)]
             halved.append(alone / _seconds([left, right], halves, 3 * turn + 1))
             whole.append(2 * alone / _seconds([left, right], [batches, batches], 3 * turn + 2))
-    goals = {"to_reach": 1.7, "reached": WORKERS}
     return [
-        Figure(name="ratio, a worker's batches as large", value=statistics.median(wide), **goals),  # type: ignore[arg-type]
         Figure(name="two bare loops, their batches as large", value=statistics.median(whole[1:])),
-        ratio_figure(same["two"], same["one"], name="ratio, batches halved", of="sequences/s"),
         Figure(name="two bare loops, batches halved", value=statistics.median(halved[1:])),
     ]
+
+
+def _batches(bench: Bench, turn: int) -> list[list[int]]:
+    data = read_sequences(sequence_files(bench)["uniform"])
+    return batches_of(len(data), bench.sizes.train_batches, turn)
 
 
 def _times_the_work(many: Sequence[Runner], one: Sequence[Runner], batches: list[list[int]], turn: int) -> float:
