@@ -43,9 +43,9 @@ VARIANTS: Mapping[Group, Mapping[str, Mapping[str, Any]]] = {
         "mean squared error": {"fit.loss": "mse"},
     },
     "normalisation": {
-        "corpus": {"sequence.normalise": "corpus"},
-        "video": {"sequence.normalise": "video"},
-        "subject": {"sequence.normalise": "subject"},
+        "corpus": {"sequence.normalise": "corpus", "sequence.probabilities": "plain"},
+        "video": {"sequence.normalise": "video", "sequence.probabilities": "plain"},
+        "subject": {"sequence.normalise": "subject", "sequence.probabilities": "plain"},
         "corpus, log odds": {"sequence.normalise": "corpus", "sequence.probabilities": "log-odds"},
         "subject, log odds": {"sequence.normalise": "subject", "sequence.probabilities": "log-odds"},
     },

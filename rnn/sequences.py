@@ -188,7 +188,8 @@ def to_sequences(
     """The sequences of videos that all have a known step (`has_steps`), with the normaliser's descriptors.
 
     `people` (N,): numbers of the persons; None, where rest is theirs: each video is taken for a person.
-    Raises ValueError for other descriptors than the normaliser's, and for a video without a known step.
+    Raises ValueError for other descriptors than the normaliser's, for a video without a known step, and where log odds
+    are asked of what is no probability.
     """
     if grid.names != normaliser.names:
         raise ValueError(f"descriptors {grid.names} do not fit a model of {normaliser.names}")
@@ -217,7 +218,7 @@ def to_sequences(
 
 def _entering(grid: GridVideos, options: SequenceOptions) -> GridVideos:
     """The same videos with probabilities as the options have them."""
-    if options.probabilities == "plain":
+    if options.probabilities == "plain" or not len(grid.values):
         return grid
     values = np.array(grid.values, np.float32)
     for column, name in enumerate(grid.names):

@@ -8,6 +8,7 @@ parent's (RAY.md, "Ray Data"): a worker killed together with its driver leaves n
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -138,7 +139,7 @@ def serve(channel: int) -> None:
     import cv2
 
     from mma.faces import FaceOptions, make_detector
-    from mma.video import readers  # noqa: F401  (loaded before the first video's clock runs)
+    from mma.video import decord_group, readers  # noqa: F401  (loaded before the first video's clock runs)
     from mma.video.errors import VideoError
     from mma.video.options import DecodeOptions
 
@@ -152,6 +153,9 @@ def serve(channel: int) -> None:
         fields = request["options"]
         options = DecodeOptions(**{**fields, "faces": FaceOptions(**fields["faces"])})
         outbox = Outbox(channel)
+        if options.decoder != "pyav":
+            with contextlib.suppress(decord_group.RefusedError):  # told of, or done without, when a video needs it
+                decord_group.load()
         outbox.message({"kind": "taken"})
         try:
             decode(request["path"], options, outbox, detector_of(options.faces))

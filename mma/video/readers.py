@@ -54,6 +54,7 @@ class VideoReader:
             num_frames=num_frames,
         )
         self._lost: list[int] = []
+        self._decord_alone = decoder == "decord"
         refusal = self._why_not_decord() if decoder != "pyav" else "not asked for"
         if decoder == "decord" and refusal is not None:
             raise VideoError("open", "DecordRefused", f"{refusal}; --decoder auto reads it by PyAV")
@@ -96,7 +97,9 @@ class VideoReader:
                     for given, picture in found:
                         yield given, picture
                 return
-            except decord_group.RefusedError:
+            except decord_group.RefusedError as error:
+                if self._decord_alone:
+                    raise VideoError("decode", "DecordRefused", f"{error}; --decoder auto goes on by PyAV") from error
                 self.decoder = "pyav" if given < 0 else "decord+pyav"
                 wanted = wanted[wanted > given]
         yield from self._by_pyav(wanted)

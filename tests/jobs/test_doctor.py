@@ -142,6 +142,16 @@ def test_both_decoders_read_the_made_clip():
     assert node_checks.decoders(node_checks.made_clip()) == {"decord": None, "pyav": None}
 
 
+def test_a_decord_that_cannot_be_loaded_is_told(monkeypatch, tmp_path):
+    """It is there, and its import fails, as where a library of the system lacks."""
+    (tmp_path / "decord").mkdir()
+    (tmp_path / "decord/__init__.py").write_text("raise OSError('libsomething.so: no such file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told = node_checks.decoders(node_checks.made_clip())
+    assert told["pyav"] is None
+    assert "DecordRefused" in told["decord"]
+
+
 def test_decoders_that_fail_or_lack_are_told_with_their_words(monkeypatch):
     told = node_checks.decoders(b"\0" * 1000)
     assert all(told.values())

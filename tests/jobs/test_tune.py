@@ -315,7 +315,9 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
     [
         (("loss",), ["CCC", "mean squared error"]),
         pytest.param(
-            ("loss", "normalisation"), ["CCC", "mean squared error", "video", "subject"], marks=pytest.mark.slow
+            ("loss", "normalisation"),
+            ["CCC", "mean squared error", "video", "subject", "corpus, log odds", "subject, log odds"],
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["one-group", "two-groups"],

@@ -26,9 +26,10 @@ def test_every_kind_comes_and_the_same_seed_gives_the_same_bytes(damaged):
         assert (folder / "first" / entry["name"]).read_bytes() == (folder / "second" / entry["name"]).read_bytes()
 
 
-def test_each_file_fares_as_announced(damaged):
+@pytest.mark.parametrize("decoder", ["pyav", "auto"])
+def test_each_file_fares_as_announced(damaged, decoder):
     folder, _, written = damaged
-    with DecodeSlot(DecodeOptions(faces=FaceOptions(detector="none"))) as slot:
+    with DecodeSlot(DecodeOptions(decoder=decoder, faces=FaceOptions(detector="none"))) as slot:
         for entry in written:
             try:
                 status = "partial" if list(slot.chunks(folder / "first" / entry["name"]))[-1].damage else "ok"
@@ -38,12 +39,13 @@ def test_each_file_fares_as_announced(damaged):
             assert status == entry["expected"].replace("no_face", "ok"), entry
 
 
-def test_a_turned_clip_shows_the_good_clips_pictures(damaged):
+@pytest.mark.parametrize("decoder", ["pyav", "auto"])
+def test_a_turned_clip_shows_the_good_clips_pictures(damaged, decoder):
     from mma.video.readers import open_video
 
     folder, _, written = damaged
     name = next(entry["name"] for entry in written if entry["kind"] == "rotated")
-    reader = open_video(folder / "first" / name)
+    reader = open_video(folder / "first" / name, decoder=decoder)
     assert [odd.frame_number(picture) for _, picture in reader.frames(range(24))] == list(range(24))
 
 

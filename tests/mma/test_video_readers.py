@@ -142,6 +142,9 @@ def test_bit_rot_is_refused_by_decord_and_left_out_by_pyav(tmp_path):
     _, by_pyav = read(rotten, "pyav")
     assert list(frames) == list(by_pyav)
     assert 96 <= len(frames) < 240
+    with pytest.raises(VideoError, match="decoder auto goes on") as caught:
+        read(rotten, "decord")
+    assert caught.value.error_type == "DecordRefused"
     # What is handed out as good before the damage is good, and taking over moved nothing.
     for index in list(frames)[:96]:
         np.testing.assert_array_equal(frames[index], whole[index])

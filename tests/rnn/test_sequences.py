@@ -128,6 +128,12 @@ def test_log_odds_are_finite_at_0_and_1_and_leave_gaps_alone():
     assert found.outside.tolist() == [0]
 
 
+@pytest.mark.parametrize("probabilities", ["plain", "log-odds"])
+def test_no_video_at_all_has_no_sequence(probabilities):
+    grid = select(grid_of([1, 0]), np.array([], np.int64), ("valence",))
+    assert len(to_sequences(grid, SequenceOptions(probabilities=probabilities), AS_IS)) == 0
+
+
 def test_log_odds_of_intensities_beyond_1_are_refused():
     grid = grid_of([0, 3.2], names=("AU01_r",))
     with pytest.raises(ValueError, match=r"log-odds: AU01_r runs from 0 to 3\.2 .* give plain"):
