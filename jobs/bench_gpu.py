@@ -11,7 +11,7 @@ import numpy as np
 
 from jobs.bench_inputs import Bench, read_sequences, sequence_files
 from jobs.bench_process import run_side
-from jobs.bench_table import Figure, Row, SkippedError, Turn, demand_equal, ratio_figure
+from jobs.bench_table import CountsDifferError, Figure, Row, SkippedError, Turn, demand_equal, ratio_figure
 
 TRUNK = "random:0:resnet50"
 CHUNK_FRAMES = 1024
@@ -72,7 +72,7 @@ def descriptor_speeds(
         done = 0
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
             while done < frames:
-                done += len(bare.descriptors(bare.normalise(pixels)))
+                done += len(bare.descriptors(bare.normalise(pixels[: frames - done])))
         return done
 
     on_device = {size: torch.from_numpy(np.resize(chunk, (size, *chunk.shape[1:]))).to(device) for size in batches}
@@ -80,9 +80,8 @@ def descriptor_speeds(
     _speed(through_extractor, device)
     pairs = []
     for _ in range(turns):
-        count, speed = _speed(lambda: through_bare(on_device[best]), device)
-        ours = _speed(through_extractor, device)
-        pairs.append([ours, (min(count, frames), speed)])
+        theirs = _speed(lambda: through_bare(on_device[best]), device)
+        pairs.append([_speed(through_extractor, device), theirs])
     return pairs
 
 
@@ -123,7 +122,9 @@ def training_speeds(sequences: str, number: int, turns: int, device: str = "cuda
 
 
 def _trained(loop: Any, batches: list[list[int]]) -> int:
-    loop.run(batches)
+    losses = loop.run(batches)
+    if len(losses) != len(batches):
+        raise CountsDifferError(f"counts differ: {len(losses)} updates of {len(batches)} batches")
     return sum(map(len, batches))
 
 

@@ -9,7 +9,7 @@ import pytest
 from cluster.storage import Folder
 from jobs import bench, bench_bare, bench_engine, bench_extract, bench_gpu, bench_train
 from jobs.bench_baton import OurLoop, batches_of
-from jobs.bench_inputs import SMALL, Bench, clip_paths, read_sequences, sequence_files, write_store
+from jobs.bench_inputs import SMALL, Bench, clip_paths, read_sequences, sequence_files, write_store, yunet_file
 from jobs.bench_process import SideError, run_side
 from jobs.bench_table import (
     CountsDifferError,
@@ -28,7 +28,11 @@ from jobs.cli import main
 from jobs.outcome import DONE, FAILED, InputError
 from jobs.plan import PLAN_SCHEMA
 
-TINY = replace(SMALL, drawn=1, clip_s=(2.0, 2.0), decode_clips=2, train_videos=40, train_batches=1, predict_videos=12)
+TINY = replace(
+    SMALL, drawn=1, clip_s=(2.0, 2.0), clips=4, fast_clips=4, decode_clips=2, rerun_rows=20, plan_rows=50,
+    engine_videos=64, memory_clips=1, train_videos=40, train_batches=2, predict_videos=12, crops=300, short_turns=1,
+)  # fmt: skip
+ALL_ROWS = (*bench_extract.ROWS, *bench_train.ROWS)
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ def test_a_figure_below_its_gate_is_still_told():
 
 
 def test_ids_name_one_row_each():
-    ids = [each.id for each in (*bench_extract.ROWS, *bench_train.ROWS)]
+    ids = [each.id for each in ALL_ROWS]
     assert len(set(ids)) == len(ids)
 
 
@@ -233,6 +237,20 @@ def test_loops_start_from_equal_losses_and_pad_without_changing_them(tiny):
 
 def test_a_made_store_and_model_are_those_that_predict_takes(tiny):
     bench_train.predict(tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row_id", [each.id for each in ALL_ROWS if not each.id.startswith("gpu")])
+def test_every_row_counts_right_and_gives_its_figures(row_id, tmp_path):
+    """As at full size, with next to nothing to do."""
+    small = Bench(folder=tmp_path, sizes=TINY, detector_weights=yunet_file(None), short_turns=1)
+    (measured,) = (each for each in ALL_ROWS if each.id == row_id)
+    if row_id == "decode-yunet" and small.detector_weights is None:
+        pytest.skip("YuNet's file is not here: set MMA_YUNET")
+    figures = measured.measure(small)
+    assert figures
+    assert all(np.isfinite(each.value) for each in figures)
 
 
 def test_gpu_rows_run_as_they_are_on_a_cpu(tiny):
