@@ -50,8 +50,8 @@ VARIANTS: Mapping[Group, Mapping[str, Mapping[str, Any]]] = {
         "subject, log odds": {"sequence.normalise": "subject", "sequence.probabilities": "log-odds"},
     },
 }
-"""What is changed, by group; what the default is already is left out, and normalisation by subject where some subject
-is unknown."""
+"""What is changed, by group; what the default is already is left out, normalisation by subject where nobody is known,
+and log odds of intensities that are no probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)

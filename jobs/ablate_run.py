@@ -43,11 +43,14 @@ class AblateRun(SweepRun):
         base = flat_settings(self.options)
         data = self.record.get("data", {"videos": {}})
         people = {name: data["subjects"][name] for name, count in data["videos"].items() if count}
+        # OpenFace's intensities run to 5.
+        intensities = any(name.endswith("_r") for name in data.get("descriptors", ()))
         found: dict[str, dict[str, Any]] = {DEFAULT: {}}
         for group in self.options.groups:
             for name, settings in VARIANTS[group].items():
                 unknown = settings.get("sequence.normalise") == "subject" and None in people.values()
-                if not unknown and any(base[key] != value for key, value in settings.items()):
+                unfit = intensities and settings.get("sequence.probabilities") == "log-odds"
+                if not unknown and not unfit and any(base[key] != value for key, value in settings.items()):
                     found[f"{group}: {name}"] = dict(settings)
         return found
 

@@ -17,7 +17,7 @@ from jobs.models import weights_of_store
 from jobs.outcome import DONE, TOO_MANY_FAILURES, InputError, Outcome, input_errors, no_empty_folder
 from jobs.plan import find_videos
 from jobs.predict import Options
-from jobs.prediction import best_device, numbered, prediction_table, read_grid, read_model
+from jobs.prediction import best_device, prediction_table, read_grid, read_model
 from jobs.progress import say
 from jobs.reaction_labels import read_subjects
 from mma.store.writer import parquet_bytes
@@ -25,7 +25,7 @@ from rnn.grid import GridVideos
 from rnn.model import ReactionModel
 from rnn.sequences import select
 from rnn.submission import submission_csv
-from rnn.training.data import labels_of
+from rnn.training.data import labels_of, numbered
 
 TABLE_FILE, SUBMISSION_FILE = "predictions.parquet", "predictions.csv"
 STORE_FOLDER = "_store"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -46,12 +45,6 @@ def read_grid(model: ReactionModel, stores: Sequence[Folder], scratch: str | Non
 def best_device() -> str:
     """A GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def numbered(names: Sequence[str | None], video_ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    """A number for each video's person; a video of nobody known is a person of its own."""
-    people = [f"p{name}" if name is not None else f"v{video}" for name, video in zip(names, video_ids)]
-    return pa.array(people, pa.string()).dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def prediction_table(predicted: Predictions, error_types: Mapping[str, str | None]) -> pa.Table:

@@ -41,9 +41,18 @@ from rnn.labels import ReactionLabels
 from rnn.network import NetworkConfig
 from rnn.reactions import REACTIONS
 from rnn.sequences import chosen_names
-from rnn.training.data import SAMPLE_SCHEMA, SPLITS, kinds_of, prepared_splits, steps_reached, told_reach
+from rnn.training.data import (
+    SAMPLE_SCHEMA,
+    SPLITS,
+    kinds_of,
+    labels_of,
+    person_numbers,
+    prepared_splits,
+    steps_reached,
+    told_reach,
+)
 from rnn.training.final import summary_numbers
-from rnn.training.options import SMALL_BATCH
+from rnn.training.options import LEAST_BATCH, SMALL_BATCH
 
 METRICS_FILE = "metrics.json"
 
@@ -111,6 +120,9 @@ class ReactionRun(TrainingRun):
             samples, told = joined_samples(labels, grid.video_ids)
         for line in told:
             say(line)
+        # Nothing is learnt from training rows without any label; the join has told how many these are.
+        known = np.isfinite(labels_of(samples)).any(axis=1)
+        samples = samples.filter(pa.array(known | (np.array(samples["split"].to_pylist()) != "train")))
         counts = {name: samples.filter(pa.compute.equal(samples["split"], name)).num_rows for name in SPLITS}
         if not counts["train"]:
             raise InputError(f"--labels {display(options.labels)}: no labelled video of the split train has features")
@@ -121,6 +133,11 @@ class ReactionRun(TrainingRun):
                 if network.limits_steps():
                     say(told_reach(splits["train"].sequences.lengths, steps))
         trained_on = len(splits["train"].sequences)
+        if trained_on < LEAST_BATCH:
+            raise InputError(
+                f"--labels {display(options.labels)}: {trained_on} videos of the split train have a label and a face: "
+                f"a correlation needs {LEAST_BATCH}, and much more to mean something"
+            )
         batch = min(options.fit.batch_size, trained_on)
         if batch < SMALL_BATCH:
             say(f"a batch of {batch} videos gives a noisy correlation: have {SMALL_BATCH} or more, better 128")
@@ -238,13 +255,16 @@ class ReactionRun(TrainingRun):
         return Outcome(summary=summary, exit_code=DONE)
 
 
-def joined_samples(labels: ReactionLabels, video_ids: list[str]) -> tuple[pa.Table, list[str]]:
-    """The labelled videos that have features, as rows of `SAMPLE_SCHEMA` in order of their ids, and lines for people.
+def joined_samples(
+    labels: ReactionLabels, video_ids: list[str], *, unsplit: bool = False
+) -> tuple[pa.Table, list[str]]:
+    """The videos of the labels' splits that have features, as rows of `SAMPLE_SCHEMA` in order of their ids, and lines
+    for people; `unsplit`: also those of no split.
 
     Raises ValueError where nothing matches.
     """
     joined = join(labels, video_ids)
-    rows = sorted((labels.video_ids[row], row) for row in joined.index if row >= 0 and labels.splits[row] in SPLITS)
+    rows = sorted((labels.video_ids[row], row) for row in joined.index if row >= 0 and (unsplit or labels.splits[row]))
     take = np.array([row for _, row in rows], np.int64)
     columns: dict[str, Any] = {
         "video_id": [labels.video_ids[row] for row in take],
@@ -279,8 +299,8 @@ def score_numbers(scores: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _subjects(samples: pa.Table, split: str) -> int | None:
-    own = samples.filter(pa.compute.equal(samples["split"], split))["subject"]
-    return None if own.null_count or not len(own) else len(pa.compute.unique(own))
+    people = person_numbers(samples.filter(pa.compute.equal(samples["split"], split)))
+    return None if people is None else len(np.unique(people))
 
 
 def _counts(values: list[str | None]) -> dict[str, int]:

@@ -16,10 +16,11 @@ from cluster.storage import Folder
 from cluster.uri import StorageError, display
 from jobs.evaluate import Options
 from jobs.outcome import DONE, InputError, Outcome, input_errors, no_empty_folder
-from jobs.prediction import best_device, numbered, read_grid, read_model
+from jobs.prediction import best_device, read_grid, read_model
 from jobs.progress import say
 from jobs.reaction_labels import made_corpus_ceilings, read_reaction_labels
 from jobs.reaction_run import joined_samples, told_scores
+from rnn.floors import Floors
 from rnn.grid import GridVideos
 from rnn.metrics import ReactionMetrics
 from rnn.model import Predictions, ReactionModel
@@ -28,7 +29,11 @@ from rnn.training.data import LabelledVideos, labelled_videos
 from rnn.training.final import fitted_floors, floor_inputs, split_scores, summary_numbers
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
+ALL = "all"
+"""The split of every labelled video, of whatever split or none."""
 LENGTH_BINS = 5
+LEAST_CEILING = 0.01
+"""A share of less says nothing: a split of a clip or two has a ceiling of 0."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,11 +81,15 @@ def _evaluate(options: Options, out: Folder) -> Outcome:
     grid = read_grid(model, stores, options.scratch)
     labels = read_reaction_labels(options.labels[0], subjects_uri=options.subjects)
     with input_errors(ValueError, OSError, StorageError, option="--labels"):
-        samples, told = joined_samples(labels, grid.video_ids)
+        samples, told = joined_samples(labels, grid.video_ids, unsplit=options.split == ALL)
         ceilings = made_corpus_ceilings(options.labels[0]) or {}
     for line in told:
         say(line)
     by_split = labelled_videos(grid, samples)
+    if options.split == ALL:
+        numbers = {video_id: number for number, video_id in enumerate(grid.video_ids)}
+        videos = np.array([numbers[video_id] for video_id in samples["video_id"].to_pylist()], np.int64)
+        by_split[ALL] = LabelledVideos(samples=samples, videos=videos)
     scored = _score(options, model, grid, by_split, ceilings)
     from jobs.reaction_report import html_page  # matplotlib takes a while
 
@@ -120,31 +129,27 @@ def _score(
     ceilings: Mapping[str, Any],
 ) -> Scored:
     split = options.split
-    videos = by_split.get(split)
-    if videos is None:
-        raise InputError(f"--split {split}: give train, val or test")
+    videos = by_split[split]
     values = videos.labels
     if not np.isfinite(values).any():
         counts = {name: int(np.isfinite(each.labels).any(axis=1).sum()) for name, each in by_split.items()}
         raise InputError(
-            f"--split {split} has no labelled video with features (labelled: {counts}): give another --split, or "
-            "--labels with its labels, such as a made corpus's truth.parquet"
+            f"--split {split} has no labelled video with features (labelled: {counts}): give another --split (all: "
+            "also videos of no split), or --labels with its labels, such as a made corpus's truth.parquet"
         )
-    subjects = [*videos.samples["subject"].to_pylist()]
     whole = select(grid, videos.videos, grid.names)
-    people = numbered(subjects, whole.video_ids) if any(name is not None for name in subjects) else None
     with input_errors(ValueError, option="--store"):
-        predicted = model.predict(whole, people, device=best_device())
+        predicted = model.predict(whole, videos.groups(), device=best_device())
     names = model.normaliser.names
     floors = {}
-    if split != "train" and np.isfinite(by_split["train"].labels).any():
-        floors = fitted_floors(grid, by_split, names).predict(*floor_inputs(grid, videos, names))
+    fitted = _floors(model, grid, by_split)
+    if fitted is None or split == "train":
+        say("no floors: they are fitted on the split train, of which nothing is here, or which is scored itself")
     else:
-        say(
-            "no floors: they are fitted on the labels' split train, of which nothing is here, or which is scored itself"
-        )
+        floors = fitted.predict(*floor_inputs(grid, videos, names))
     scores = split_scores(predicted.by_seed, values, videos.groups(), floors, videos.kinds())
-    scores["ceiling"] = ceilings.get(split, {}).get("display")
+    ceiling = ceilings.get(split, {}).get("display")
+    scores["ceiling"] = ceiling if ceiling and ceiling["mean"] >= LEAST_CEILING else None
     scores["lengths"] = _by_length(predicted, values, model.step_s)
     scores["statuses"] = dict(Counter(predicted.status))
     scores["causes"] = dict(Counter(each for each in whole.facts["error_type"].to_pylist() if each))
@@ -157,6 +162,15 @@ def _score(
         split=split,
         labels=display(options.labels[0]),
     )
+
+
+def _floors(model: ReactionModel, grid: GridVideos, by_split: Mapping[str, LabelledVideos]) -> Floors | None:
+    """Those that came with the model, fitted on what it was trained on; else of the labels' own split train."""
+    if told := model.record.get("floors"):
+        return Floors.from_dict(told)
+    if not np.isfinite(by_split["train"].labels).any():
+        return None
+    return fitted_floors(grid, by_split, model.normaliser.names)
 
 
 def _by_length(predicted: Predictions, labels: npt.NDArray[np.float32], step_s: float) -> list[dict[str, Any]]:

@@ -131,13 +131,15 @@ class Scored(NamedTuple):
     scores: dict[str, Any]
     predictions: dict[str, npt.NDArray[np.float64]]
     """(seeds, n, 7)."""
+    floors: dict[str, Any] | None
+    """`rnn.floors.Floors` as plain JSON, for the model's record; None where they were left out."""
 
 
 def scored(model: ReactionModel, data: NodeData, trained: Sequence[TrainedSeed], *, floors: bool = True) -> Scored:
     """Score a model of these seeds, beside the floors unless they are left out."""
     names = data.normaliser.names
     fitted = fitted_floors(data.grid, data.splits, names) if floors else None
-    found = Scored({}, {})
+    found = Scored({}, {}, fitted.to_dict() if fitted else None)
     for name in scored_splits(data.splits):
         videos = data.splits[name]
         found.predictions[name] = split_predictions(model, trained, name, videos)
@@ -160,11 +162,11 @@ def train_worker(config: dict[str, Any]) -> None:
     model = model_of(told, data, trained)
     files: dict[str, bytes] = {}
     if runs.world.rank == 0:
-        scores = scored(model, data, trained).scores
+        scores, _, floors = scored(model, data, trained)
         told_scores = {"splits": scores, "history": runs.history, "seeds": model.record["seeds"]}
         files = {
             **runs.files(),
-            MODEL_FILE: model.with_record(scores=scores).dump(),
+            MODEL_FILE: model.with_record(scores=scores, floors=floors).dump(),
             LAST_FILE: runs.last_model(model).dump(),
             SCORES_FILE: json.dumps(told_scores).encode(),
         }

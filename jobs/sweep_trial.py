@@ -253,6 +253,6 @@ def finish_trial(trial: Trial, *, floors: bool) -> FinishedTrial:
         best, epochs = training.progress.best_epoch, training.progress.epochs_done
         trained.append(TrainedSeed(seed=seed, network=network, outputs=outputs, best_epoch=best, epochs=epochs))
     model = model_of(told, data, trained)
-    scores, predictions = scored(model, data, trained, floors=floors)
+    scores, predictions, fitted = scored(model, data, trained, floors=floors)
     told_scores = {"splits": scores, "seeds": model.record["seeds"]}
-    return FinishedTrial(model.with_record(scores=scores).dump(), told_scores, predictions)
+    return FinishedTrial(model.with_record(scores=scores, floors=fitted).dump(), told_scores, predictions)

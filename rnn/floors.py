@@ -70,19 +70,53 @@ class _Ridge:
     weights: Floats
     """(K + 1, 7); the last row is the intercept."""
 
+    def to_dict(self) -> dict[str, Any]:
+        return {name: each.tolist() for name, each in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> _Ridge:
+        # A ridge on no column at all has weights (1, 7) still.
+        return cls(**{name: np.array(each, np.float64) for name, each in told.items()})
+
     def __call__(self, x: Floats) -> Floats:
         return _standard(x, self.centre, self.scale) @ self.weights[:-1] + self.weights[-1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Floors:
-    """Fitted floors; `predict` gives each one's predictions."""
+    """Fitted floors; `predict` gives each one's predictions. They travel with a model (`to_dict`), so that a score on
+    a store without training videos has them beside it."""
 
     mean: Floats
     statistics: _Ridge
     metadata: tuple[_Ridge, Columns] | None
     best: tuple[npt.NDArray[np.int64], Floats, Floats, Floats]
     """By reaction: a column of the statistics, its centre, a slope and an intercept."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "mean": self.mean.tolist(),
+            "statistics": self.statistics.to_dict(),
+            "metadata": None if self.metadata is None else [self.metadata[0].to_dict(), dict(self.metadata[1])],
+            "best": [each.tolist() for each in self.best],
+        }
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Floors:
+        """What `to_dict` gave."""
+        metadata = None
+        if told["metadata"] is not None:
+            ridge, columns = told["metadata"]
+            words = {name: None if each is None else tuple(each) for name, each in columns.items()}
+            metadata = (_Ridge.from_dict(ridge), words)
+        columns, *numbers = (np.array(each) for each in told["best"])
+        return cls(
+            mean=np.array(told["mean"]),
+            statistics=_Ridge.from_dict(told["statistics"]),
+            metadata=metadata,
+            best=(columns.astype(np.int64), *numbers),  # type: ignore[arg-type]
+        )
 
     def predict(self, statistics: Floats, metadata: pa.Table | None) -> dict[str, Floats]:
         """By floor, (N, 7)."""

@@ -148,7 +148,8 @@ class ReactionModel:
         has_row = np.zeros(count, bool)
         has_row[seen] = True
         status[has_row & (face_share < PARTLY_KNOWN)] = s.PARTIAL
-        status[(status == s.OK) & limited & (steps > longest)] = RESAMPLED
+        sampled = limited and self.networks[0].config.lengths in ("true", "even")
+        status[(status == s.OK) & sampled & (steps > longest)] = RESAMPLED
         status[~has_row & (status != s.FAILED)] = s.NO_FACE
         used = np.where(has_row, np.minimum(steps, longest) if limited else steps, 0)
         return Predictions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class LabelledVideos:
         return labels_of(self.samples)
 
     def groups(self) -> npt.NDArray[np.int64] | None:
-        """(n,) numbers of the subjects; None where some are unknown."""
+        """(n,) numbers of the subjects, of `person_numbers`."""
         return person_numbers(self.samples)
 
     def kinds(self) -> dict[str, list[str | None]]:
@@ -95,10 +95,16 @@ def labels_of(samples: pa.Table) -> npt.NDArray[np.float32]:
 
 
 def person_numbers(samples: pa.Table) -> npt.NDArray[np.int64] | None:
-    """(n,) a number for each row's subject; None where some row has none."""
-    if samples["subject"].null_count or not samples.num_rows:
+    """(n,) a number for each row's subject, of `numbered`; None where no row has one."""
+    if samples["subject"].null_count == samples.num_rows:
         return None
-    return samples["subject"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return numbered(samples["subject"].to_pylist(), samples["video_id"].to_pylist())
+
+
+def numbered(names: Sequence[str | None], video_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """A number for each video's person; a video of nobody known is a person of its own."""
+    people = [f"p{name}" if name is not None else f"v{video}" for name, video in zip(names, video_ids)]
+    return pa.array(people, pa.string()).dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def kinds_of(samples: pa.Table) -> dict[str, list[str | None]]:

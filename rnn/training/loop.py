@@ -164,9 +164,9 @@ class ReactionTraining:
         return self.options.learning_rate * warmed_cosine(step, self.total_steps, WARMUP)
 
     def score(self, split: LabelledSequences | None) -> dict[str, Any] | None:
-        """The scores of the whole split, by every rank together; None where there is none, or it has no label: a score
-        of 0 would choose the first epoch."""
-        if split is None or not np.isfinite(split.labels).any():
+        """The scores of the whole split, by every rank together; None where there is none, or no reaction in it varies:
+        a score of 0 in every epoch would choose the first one."""
+        if split is None or not _varies(split.labels):
             return None
         return ReactionMetrics.of(self.predict(split.sequences), split.labels).scores()
 
@@ -280,6 +280,13 @@ def _optimiser(network: nn.Module, routed: set[str], options: FitOptions) -> tor
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9)
     kind = torch.optim.AdamW if options.optimiser == "adamw" else torch.optim.Adam
     return kind(groups, lr=options.learning_rate)
+
+
+def _varies(labels: npt.NDArray[np.float32]) -> bool:
+    """Whether some reaction has two known labels that differ."""
+    known = np.isfinite(labels)
+    low, high = np.where(known, labels, np.inf).min(axis=0, initial=np.inf), np.where(known, labels, -np.inf)
+    return bool((high.max(axis=0, initial=-np.inf) > low).any())
 
 
 def _copied(network: nn.Module) -> dict[str, torch.Tensor]:

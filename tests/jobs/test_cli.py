@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from jobs import train, train_mma
+from jobs import demo, train, train_mma
 from jobs.cli import JOBS, main, parse_options
 from jobs.outcome import InputError
 from mma.training.options import TrainingOptions
@@ -181,7 +181,13 @@ def test_a_preset_sets_what_neither_flags_nor_the_file_do(tmp_path):
     assert (plain.preset, plain.network.readout, plain.fit.optimiser) == ("recommended", "masked-statistics", "adamw")
     paper = parse_options(train.Options, "train", [*words, "--preset=paper"])
     assert (paper.network, paper.fit) == (NetworkConfig(), FitOptions())
-    assert (paper.network.readout, paper.network.units, paper.fit.learning_rate) == ("routed-dense", 128, 1e-4)
+    # PAPER.md, "Stage 2", number by number.
+    assert vars(paper.network) == {
+        **{"cell": "gru", "layers": 1, "bidirectional": False, "units": 128, "readout": "routed-dense"},
+        **{"lengths": "true", "dense_width": 32, "batch_norm": True, "activation": "relu", "dropout": 0.0},
+    }
+    told = ("loss", "batch_size", "optimiser", "learning_rate", "schedule", "weight_decay")
+    assert [getattr(paper.fit, name) for name in told] == ["pearson", 128, "adam", 1e-4, "constant", 0.0]
     mixed = [*words, "--config", str(tmp_path / "options.yaml"), "--fit.optimiser", "sgd"]
     read = parse_options(train.Options, "train", mixed)
     assert (read.network.units, read.fit.epochs, read.fit.optimiser) == (96, 7, "sgd")
@@ -249,3 +255,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capfd, arguments, tol
     assert out == ""
     assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "s").exists()
+
+
+def test_the_demo_s_commands_are_commands(tmp_path):
+    """`make demo` takes minutes; an option of it that was renamed is found here."""
+    told = demo.commands(tmp_path)
+    assert [words[0] for words in told] == ["synth", "train-mma", "extract", "export", "train", "evaluate", "predict"]
+    for job, *arguments in told:
+        options = importlib.import_module(f"jobs.{job.replace('-', '_')}").Options
+        assert parse_options(options, job, arguments) is not None

@@ -126,6 +126,7 @@ def test_a_second_start_is_refused_and_a_done_run_told_again(run_job, reactions)
         (["--store", "{corpus}/store", "--labels", "{tmp}/none.csv"], "--labels"),
         (["--store", "{corpus}/store", "--labels", "{tmp}/emi.csv"], "EMI challenge"),
         (["--store", "{corpus}/store", "--labels", "{tmp}/others.csv"], "no video of the store stands in the labels"),
+        (["--store", "{corpus}/store", "--labels", "{tmp}/few.csv"], "7 videos of the split train"),
         (["--store", "{corpus}/store", "--labels", "{corpus}", "--sequence.descriptors", "AU99"], "AU99"),
         (["--store", "{corpus}/store", "--labels", "{corpus}", "--preset", "best"], "--preset"),
         (["--store", "{corpus}/store", "--labels", "{corpus}", "--fit.batch-size", "4"], "--fit.batch-size 4"),
@@ -138,12 +139,16 @@ def test_wrong_input_is_one_line_and_leaves_nothing(run_job, reactions, tmp_path
     (tmp_path / "emi.csv").write_text(
         "File_ID,Admiration,Amusement,Determination,Empathic Pain,Excitement,Joy\n1,0,0,0,0,0,0\n"
     )
+    few = [f"{number:05d},{'0.5' if number < 7 else ''},train" for number in range(12)]
+    (tmp_path / "few.csv").write_text("\n".join(["video_id,Fear,split", *few]))
     (tmp_path / "others.csv").write_text("video_id,Fear,split\nzzz,0.5,train\n")
     (tmp_path / "both.csv").write_text("video_id,Fear,split,subject\n00000,0.5,train,P\n00001,0.5,test,P\n")
     words = [each.format(tmp=tmp_path, corpus=reactions.corpus) for each in arguments]
     ran = run_job("train", "--out", tmp_path / "m", *words, "--no-tracking")
     assert (ran.code, ran.summary) == (2, {}), ran.told
-    said = [line for line in ran.told.splitlines() if not line.startswith(("labels (", "220 videos have"))]
+    said = [
+        line for line in ran.told.splitlines() if not line.startswith(("labels (", "220 videos have", "12 videos have"))
+    ]
     assert len(said) == 1, ran.told
     assert told in said[0]
     assert not (tmp_path / "m").exists()
@@ -261,6 +266,31 @@ def test_an_evaluation_is_of_the_asked_split_beside_floors_and_ceiling(run_job, 
     assert "--overwrite" in ran.told
 
 
+def test_a_table_without_splits_is_scored_whole(run_job, reactions, tmp_path):
+    """Any table of labels, of any videos; and a ceiling of 0, as a clip or two have, is none."""
+    truth = pd.read_parquet(reactions.corpus / "truth.parquet")
+    # No training video among them: the floors came with the model.
+    test = truth[truth["split"] == "Test"]
+    test[["video_id", *REACTIONS]].to_csv(tmp_path / "labels.csv", index=False)
+    words = ("--model", reactions.out, "--store", reactions.corpus / "store", "--out", tmp_path / "e")
+    ran = run_job("evaluate", *words, "--labels", tmp_path / "labels.csv")
+    assert ran.code == 2
+    assert "--split (all: also videos of no split)" in ran.told
+    ran = run_job("evaluate", *words, "--labels", tmp_path / "labels.csv", "--split", "all")
+    assert (ran.code, ran.summary["videos"], ran.summary["ceiling"]) == (0, len(test), None), ran.told
+    by_themselves = ran.summary["metrics"]["floors"]
+    ran = run_job("evaluate", *words, "--labels", reactions.corpus / "truth.parquet", "--overwrite")
+    assert by_themselves == pytest.approx(ran.summary["metrics"]["floors"])
+    assert set(by_themselves) == {"constant", "ridge_statistics", "ridge_metadata", "best_descriptor"}
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    truth.to_parquet(corpus / "truth.parquet")
+    (corpus / "_corpus.json").write_text("{}")
+    (corpus / "ceiling.json").write_text(json.dumps({"test": {"display": {"mean": 1e-17, "by_reaction": {}}}}))
+    ran = run_job("evaluate", *words, "--labels", corpus / "truth.parquet", "--overwrite")
+    assert (ran.code, ran.summary["ceiling"]) == (0, None), ran.told
+
+
 def test_a_name_with_markup_stays_a_name(run_job, reactions, tmp_path):
     labels = pd.read_parquet(reactions.corpus / "truth.parquet")
     labels["country"] = "<script>alert(1)</script>"
@@ -294,6 +324,12 @@ def test_predictions_have_a_row_for_every_video_in_both_files(run_job, reactions
     np.testing.assert_allclose(sheet[list(REACTIONS)], table[list(REACTIONS)], rtol=1e-5)
     assert (table[[f"spread_{name}" for name in REACTIONS]] > 0).all().all()
     assert (table["face_share"] == 1).all()
+    assert (table["steps_used"] == table["steps"]).all()
+    assert table["steps"].between(20, 40).all()
+    train = pd.read_parquet(reactions.corpus / "truth.parquet").set_index("video_id")["split"].eq("Train")
+    inside = train.reindex(table["video_id"]).to_numpy()
+    assert (table["outside_share"][inside] == 0).all()  # the range is theirs
+    assert table["outside_share"][~inside].max() > 0
     assert b"model_sha256" in pq.read_schema(tmp_path / "p/predictions.parquet").metadata[b"mma_mrnnet.predictions"]
     ran = run_job("predict", "--model", reactions.out, "--store", reactions.corpus / "store", "--out", tmp_path / "p")
     assert ran.code == 2

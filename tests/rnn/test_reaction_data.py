@@ -8,7 +8,7 @@ import pytest
 from reaction_worlds import made_sequences
 
 from rnn.network import NetworkConfig
-from rnn.training.data import SAMPLE_SCHEMA, SplitVideos, steps_reached, told_reach
+from rnn.training.data import SAMPLE_SCHEMA, SplitVideos, person_numbers, steps_reached, told_reach
 
 BY_STEP, BY_STATISTICS = NetworkConfig(), NetworkConfig(readout="masked-statistics")
 
@@ -35,3 +35,15 @@ def test_an_outlier_is_refused_where_steps_have_weights_and_nowhere_else():
 
 def test_the_reach_of_each_tenth_is_told():
     assert told_reach(np.array([1, 5, 10, 10]), 10).endswith("4 3 3 3 3 2 2 2 2 2")
+
+
+def test_a_video_of_nobody_known_is_a_person_of_its_own():
+    def numbers(*subjects):
+        rows = [{"video_id": f"{k}", "subject": each} for k, each in enumerate(subjects)]
+        found = person_numbers(pa.Table.from_pylist(rows, SAMPLE_SCHEMA))
+        return None if found is None else found.tolist()
+
+    assert numbers("A", "B", "A") == [0, 1, 0]
+    assert numbers("A", None, "A", None, "3") == [0, 1, 0, 2, 3]
+    assert numbers(None, None) is None
+    assert numbers() is None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.linear_model import Ridge
 
 from rnn import floors as floors_module
-from rnn.floors import PENALTIES, fit_floors, summary_statistics
+from rnn.floors import PENALTIES, Floors, fit_floors, summary_statistics
 from rnn.metrics import ReactionMetrics
 
 
@@ -57,6 +59,19 @@ def made() -> dict[str, tuple[np.ndarray, pa.Table, np.ndarray]]:
         statistics[0] = np.nan  # a video without a face
         parts[name] = statistics, pa.table({"country": country, "noise": rng.normal(size=count)}), labels
     return parts
+
+
+@pytest.mark.parametrize("with_metadata", [True, False])
+def test_floors_travel_as_json(with_metadata):
+    parts = made()
+    train, val, test = (parts[name] if with_metadata else (parts[name][0], None, parts[name][2]) for name in parts)
+    fitted = fit_floors(*train, *val)
+    again = Floors.from_dict(json.loads(json.dumps(fitted.to_dict(), allow_nan=False)))
+    ours, theirs = again.predict(*test[:2]), fitted.predict(*test[:2])
+    assert list(ours) == list(theirs)
+    assert ("ridge_metadata" in ours) == with_metadata
+    for name, expected in theirs.items():
+        np.testing.assert_array_equal(ours[name], expected)
 
 
 def test_floors_find_what_is_there_and_nothing_else():

@@ -20,8 +20,10 @@ from rnn.grid import GridVideos, to_grid
 from rnn.model import METADATA_KEY, ReactionModel, fit_calibration, load_model
 from rnn.network import NetworkConfig, random_rnn
 from rnn.reactions import REACTIONS
-from rnn.sequences import SequenceOptions, fit_normaliser
-from rnn.training.loop import ReactionTraining
+from rnn.sequences import Normaliser, SequenceOptions, fit_normaliser
+from rnn.training.data import SAMPLE_SCHEMA, SplitVideos
+from rnn.training.final import TrainedSeed, finished_model
+from rnn.training.loop import ReactionTraining, predict
 from rnn.training.options import FitOptions
 
 NAMES = ("valence", "arousal")
@@ -180,7 +182,8 @@ def test_calibration_keeps_r_and_its_slopes_are_positive():
 
 
 @pytest.mark.parametrize(
-    "case", ["no labels", "constant labels", "one video", "no validation", "validation unlabelled"]
+    "case",
+    ["no labels", "constant labels", "one video", "no validation", "validation unlabelled", "one validation video"],
 )
 def test_a_training_that_cannot_learn_still_ends_with_numbers_and_weights(case):
     train, val = made_videos(20), made_videos(10, 3)
@@ -191,6 +194,8 @@ def test_a_training_that_cannot_learn_still_ends_with_numbers_and_weights(case):
         val.labels[:] = 0.5
     elif case == "one video":
         train = made_videos(1, unknown=0.0)
+    elif case == "one validation video":
+        val = made_videos(1, 3, unknown=0.0)
     elif case == "validation unlabelled":
         val.labels[:] = np.nan
     network = random_rnn(5, 14, NetworkConfig(units=4, dense_width=3), seed=0)
@@ -198,7 +203,56 @@ def test_a_training_that_cannot_learn_still_ends_with_numbers_and_weights(case):
     for entry in training.epochs():
         training.state()  # JSON without NaN, or it raises
         assert all(np.isfinite(each) for each in entry.values() if isinstance(each, float))
-    assert training.progress.best_epoch >= 0
+    # Where validation can score nothing, the last weights are kept: a 0 in each epoch would choose the first ones.
+    scored = case in ("no labels", "one video")
+    assert training.progress.best_epoch in ((0, 1) if scored else (1,))
+    assert (training.progress.best_score is None) != scored
     assert set(training.best) == set(network.state_dict())
     best = training.best_network()
     assert all(torch.isfinite(each).all() for each in best.state_dict().values())
+
+
+def test_a_seed_ends_when_its_score_has_not_risen_for_its_patience():
+    network = random_rnn(5, 14, NetworkConfig(units=4, dense_width=3), seed=0)
+    options = FitOptions(epochs=30, patience=3, learning_rate=0.0)  # what never learns scores what it scored first
+    training = ReactionTraining(network, made_videos(20), made_videos(10, 3), options, seed=0)
+    assert len(list(training.epochs())) < 30
+    assert training.finished
+    assert training.progress.epochs_done - 1 - training.progress.best_epoch == 3
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_the_fall_back_row_is_the_mean_of_the_mapped_training_predictions(calibrate):
+    splits = {"train": made_split(30, 1), "val": made_split(20, 2), "test": made_split(5, 3)}
+    trained = []
+    for seed in (0, 1):
+        network = random_rnn(5, 14, NetworkConfig(units=4, dense_width=3), seed=seed).eval()
+        outputs = {name: predict(network, each.sequences) for name, each in splits.items()}
+        trained.append(TrainedSeed(seed=seed, network=network, outputs=outputs, best_epoch=0, epochs=1))
+    names = splits["train"].sequences.names
+    model = finished_model(
+        trained, splits, sequence=SequenceOptions(descriptors=names), step_s=0.1, spec={}, calibrate=calibrate,
+        record={}, normaliser=Normaliser(names=names, mean=(0,) * 5, scale=(1,) * 5, low=(0,) * 5, high=(0,) * 5),
+    )  # fmt: skip
+    raw = [each.outputs["train"].mean(axis=0) for each in trained]
+    labels = splits["val"].labels
+    if calibrate:
+        mapped = [fit_calibration(each.outputs["val"], labels)(each.outputs["train"]).mean(axis=0) for each in trained]
+        np.testing.assert_allclose(model.fallback, np.mean(mapped, axis=0), atol=1e-12)
+        assert np.abs(np.mean(mapped, axis=0) - np.mean(raw, axis=0)).max() > 0.01
+        assert model.record["calibrated_on"] == "val"
+    else:
+        np.testing.assert_allclose(model.fallback, np.mean(raw, axis=0), atol=1e-12)
+        assert model.record["calibrated_on"] is None
+
+
+def made_split(count: int, seed: int) -> SplitVideos:
+    videos = made_videos(count, seed)
+    columns = {name: videos.labels[:, k] for k, name in enumerate(REACTIONS)}
+    ids = [f"{seed}-{k}" for k in range(count)]
+    rows = [
+        {"video_id": each, **{name: float(column[k]) for name, column in columns.items()}} for k, each in enumerate(ids)
+    ]
+    everything = np.arange(count)
+    samples = pa.Table.from_pylist(rows, SAMPLE_SCHEMA)
+    return SplitVideos(samples=samples, videos=everything, seen=everything, sequences=videos.sequences)

@@ -130,8 +130,9 @@ def test_log_odds_are_finite_at_0_and_1_and_leave_gaps_alone():
 
 @pytest.mark.parametrize("probabilities", ["plain", "log-odds"])
 def test_no_video_at_all_has_no_sequence(probabilities):
-    grid = select(grid_of([1, 0]), np.array([], np.int64), ("valence",))
-    assert len(to_sequences(grid, SequenceOptions(probabilities=probabilities), AS_IS)) == 0
+    grid = select(grid_of([1, 0], names=("AU04",)), np.array([], np.int64), ("AU04",))
+    as_is = Normaliser(**{**vars(AS_IS), "names": ("AU04",)})
+    assert len(to_sequences(grid, SequenceOptions(probabilities=probabilities), as_is)) == 0
 
 
 def test_log_odds_of_intensities_beyond_1_are_refused():
