@@ -8,6 +8,7 @@ of the first pixel is 0), so a box has its first pixel's centre half a pixel ins
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -152,7 +153,7 @@ def _halved_region(
     reach = (size_px + 1) / 2 * float(np.abs(linear[0]).sum() / (linear[0] @ linear[0])) + block
     left, top = int(min(max(centre_x - reach, 0), width - 1)), int(min(max(centre_y - reach, 0), height - 1))
     right, bottom = min(max(centre_x + reach, left), width), min(max(centre_y + reach, top), height)
-    blocks_x, blocks_y = int(right - left) // block + 1, int(bottom - top) // block + 1
+    blocks_x, blocks_y = (max(1, math.ceil(each / block)) for each in (right - left, bottom - top))
     region = frame[top : top + blocks_y * block, left : left + blocks_x * block]
     below, beside = blocks_y * block - region.shape[0], blocks_x * block - region.shape[1]
     if below or beside:
