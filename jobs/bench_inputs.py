@@ -64,19 +64,19 @@ class Sizes:
 FULL = Sizes()
 SMALL = Sizes(
     drawn=4,
-    clips=32,
-    fast_clips=32,
+    clips=24,
+    fast_clips=24,
     decode_clips=4,
     rerun_rows=10_000,
     plan_rows=1_000_000,
     engine_videos=2_560,
-    memory_clips=4,
+    memory_clips=3,
     train_videos=1_500,
     train_batches=3,
     predict_videos=1_500,
     crops=2_000,
     turns=1,
-    short_turns=2,
+    short_turns=1,
 )
 
 
