@@ -122,7 +122,7 @@ class ReactionRun(TrainingRun):
             say(line)
         # Nothing is learnt from training rows without any label; the join has told how many these are.
         known = np.isfinite(labels_of(samples)).any(axis=1)
-        samples = samples.filter(pa.array(known | (np.array(samples["split"].to_pylist()) != "train")))
+        samples = samples.filter(pa.array(known | (np.array(samples["split"].to_pylist(), object) != "train")))
         counts = {name: samples.filter(pa.compute.equal(samples["split"], name)).num_rows for name in SPLITS}
         if not counts["train"]:
             raise InputError(f"--labels {display(options.labels)}: no labelled video of the split train has features")

@@ -127,6 +127,7 @@ def test_a_second_start_is_refused_and_a_done_run_told_again(run_job, reactions)
         (["--store", "{corpus}/store", "--labels", "{tmp}/emi.csv"], "EMI challenge"),
         (["--store", "{corpus}/store", "--labels", "{tmp}/others.csv"], "no video of the store stands in the labels"),
         (["--store", "{corpus}/store", "--labels", "{tmp}/few.csv"], "7 videos of the split train"),
+        (["--store", "{corpus}/store", "--labels", "{tmp}/unsplit.csv"], "no labelled video of the split train"),
         (["--store", "{corpus}/store", "--labels", "{corpus}", "--sequence.descriptors", "AU99"], "AU99"),
         (["--store", "{corpus}/store", "--labels", "{corpus}", "--preset", "best"], "--preset"),
         (["--store", "{corpus}/store", "--labels", "{corpus}", "--fit.batch-size", "4"], "--fit.batch-size 4"),
@@ -141,13 +142,16 @@ def test_wrong_input_is_one_line_and_leaves_nothing(run_job, reactions, tmp_path
     )
     few = [f"{number:05d},{'0.5' if number < 7 else ''},train" for number in range(12)]
     (tmp_path / "few.csv").write_text("\n".join(["video_id,Fear,split", *few]))
+    (tmp_path / "unsplit.csv").write_text("video_id,Fear\n00000,0.5\n00001,0.2\n")
     (tmp_path / "others.csv").write_text("video_id,Fear,split\nzzz,0.5,train\n")
     (tmp_path / "both.csv").write_text("video_id,Fear,split,subject\n00000,0.5,train,P\n00001,0.5,test,P\n")
     words = [each.format(tmp=tmp_path, corpus=reactions.corpus) for each in arguments]
     ran = run_job("train", "--out", tmp_path / "m", *words, "--no-tracking")
     assert (ran.code, ran.summary) == (2, {}), ran.told
     said = [
-        line for line in ran.told.splitlines() if not line.startswith(("labels (", "220 videos have", "12 videos have"))
+        line
+        for line in ran.told.splitlines()
+        if not line.startswith(("labels (", "220 videos have", "12 videos have", "2 videos have"))
     ]
     assert len(said) == 1, ran.told
     assert told in said[0]
