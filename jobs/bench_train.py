@@ -190,8 +190,7 @@ def _two_bare_loops(bench: Bench) -> list[Figure]:
 
 
 def _batches(bench: Bench, turn: int) -> list[list[int]]:
-    data = read_sequences(sequence_files(bench)["uniform"])
-    return batches_of(len(data), bench.sizes.train_batches, turn)
+    return batches_of(bench.sizes.train_videos, bench.sizes.train_batches, turn)
 
 
 def _times_the_work(many: Sequence[Runner], one: Sequence[Runner], batches: list[list[int]], turn: int) -> float:

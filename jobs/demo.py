@@ -28,7 +28,8 @@ def commands(out: Path) -> list[list[str]]:
         ["synth", "--out", corpus, "--videos", VIDEOS, "--seconds", "2,4", "--fps", 4, "--damaged", DAMAGED],
         [
             *("train-mma", "--labels", f"synth={corpus}", "--out", model, "--trunk", "tiny", "--epochs", EPOCHS),
-            *(*LEARNING, *again),
+            *LEARNING,
+            *again,
         ],
         # Some of these files are damaged on purpose: the run must end well all the same.
         ["extract", "--videos", corpus, "--store", store, "--mma", model, "--max-failed-fraction", 0.5],

@@ -25,7 +25,7 @@ from rnn.grid import GridVideos
 from rnn.metrics import ReactionMetrics
 from rnn.model import Predictions, ReactionModel
 from rnn.sequences import select
-from rnn.training.data import LabelledVideos, labelled_videos
+from rnn.training.data import LabelledVideos, labelled_videos, placed_videos
 from rnn.training.final import fitted_floors, floor_inputs, split_scores, summary_numbers
 
 METRICS_FILE, REPORT_FILE = "metrics.json", "report.html"
@@ -87,9 +87,7 @@ def _evaluate(options: Options, out: Folder) -> Outcome:
         say(line)
     by_split = labelled_videos(grid, samples)
     if options.split == ALL:
-        numbers = {video_id: number for number, video_id in enumerate(grid.video_ids)}
-        videos = np.array([numbers[video_id] for video_id in samples["video_id"].to_pylist()], np.int64)
-        by_split[ALL] = LabelledVideos(samples=samples, videos=videos)
+        by_split[ALL] = placed_videos(grid, samples)
     scored = _score(options, model, grid, by_split, ceilings)
     from jobs.reaction_report import html_page  # matplotlib takes a while
 

@@ -221,9 +221,8 @@ def _entering(grid: GridVideos, options: SequenceOptions) -> GridVideos:
     if options.probabilities == "plain" or not len(grid.values):
         return grid
     values = np.array(grid.values, np.float32)
-    for column, name in enumerate(grid.names):
-        if name not in _expressions(grid.names) | _action_units(grid.names):
-            continue
+    for name in sorted(_expressions(grid.names) | _action_units(grid.names)):
+        column = grid.names.index(name)
         own = values[:, column]
         low, high = (float(each) for each in (np.nanmin(own), np.nanmax(own)))
         if low < 0 or high > 1:

@@ -124,8 +124,8 @@ def crop_face(
     box_scale: float | None = None,
 ) -> NDArray[np.uint8]:
     """The crop of a detected face: aligned where its points (10,) allow it, else the square of its box (4,)."""
-    with contextlib.suppress(ValueError):
-        if not np.isnan(points[0]):
+    if not np.isnan(points[0]):
+        with contextlib.suppress(ValueError):
             return align(frame, points.reshape(5, 2), geometry)
     return square_crop(frame, box, geometry, box_scale=box_scale)
 

@@ -79,10 +79,16 @@ class SplitVideos(LabelledVideos):
         return LabelledSequences(sequences=self.sequences, labels=self.labels[self.seen])
 
 
-def labelled_videos(grid: GridVideos, samples: pa.Table) -> dict[str, LabelledVideos]:
-    """By split, rows of `SAMPLE_SCHEMA` with their places in the grid, which holds all of them."""
+def placed_videos(grid: GridVideos, samples: pa.Table) -> LabelledVideos:
+    """Rows of `SAMPLE_SCHEMA` with their places in the grid, which holds all of them."""
     numbers = {video_id: number for number, video_id in enumerate(grid.video_ids)}
     videos = np.array([numbers[video_id] for video_id in samples["video_id"].to_pylist()], np.int64)
+    return LabelledVideos(samples=samples, videos=videos)
+
+
+def labelled_videos(grid: GridVideos, samples: pa.Table) -> dict[str, LabelledVideos]:
+    """The same by split."""
+    videos = placed_videos(grid, samples).videos
     split = np.array(samples["split"].to_pylist(), object)
     chosen = {each: np.flatnonzero(split == each) for each in SPLITS}
     return {each: LabelledVideos(samples=samples.take(own), videos=videos[own]) for each, own in chosen.items()}

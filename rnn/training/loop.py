@@ -283,10 +283,9 @@ def _optimiser(network: nn.Module, routed: set[str], options: FitOptions) -> tor
 
 
 def _varies(labels: npt.NDArray[np.float32]) -> bool:
-    """Whether some reaction has two known labels that differ."""
-    known = np.isfinite(labels)
-    low, high = np.where(known, labels, np.inf).min(axis=0, initial=np.inf), np.where(known, labels, -np.inf)
-    return bool((high.max(axis=0, initial=-np.inf) > low).any())
+    """Whether some reaction has two known labels or more that are no constant, as its score takes them."""
+    moments = ReactionMetrics.of(np.nan_to_num(labels), labels).moments
+    return bool(((moments.count >= 2) & ~moments.constant).any())
 
 
 def _copied(network: nn.Module) -> dict[str, torch.Tensor]:

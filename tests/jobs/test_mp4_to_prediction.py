@@ -13,15 +13,13 @@ from tests.studies.mp4_to_prediction import study
 LEARNING = "--trunk tiny --learning-rate 5e-3 --balance 0.4 --loss.action-unit-weight 8 --loss.matching off".split()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_most_of_the_score_survives_the_way_from_mp4(run_job, tmp_path):
-    """`MMA_MRNNET_TARGET_MMA` names an MMA network of other people's frames that is there already.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-    The aim is .85. It takes descriptors that agree with the truth at a median r of about .92 (README, "Measured":
-    `--nearer`), and an MMA trained for minutes on two cores gives .75: what is held here is a little under what that
-    reaches, .69 (95 % .64 to .73).
-    """
+
+@pytest.fixture(scope="module")
+def found(run_job, tmp_path_factory):
+    """The study; `MMA_MRNNET_TARGET_MMA` names an MMA network of other people's frames that is there already."""
+    tmp_path = tmp_path_factory.mktemp("mp4")
     mma = os.environ.get("MMA_MRNNET_TARGET_MMA")
     if mma is None:
         others = tmp_path / "others"
@@ -45,8 +43,23 @@ def test_most_of_the_score_survives_the_way_from_mp4(run_job, tmp_path):
     assert run_job("synth", "--out", corpus, "--videos", 400, "--seconds", "3,8", "--fps", 12, "--seed", 97).code == 0
     ran = run_job("extract", "--videos", corpus, "--store", store, "--mma", mma)
     assert ran.code == 0, ran.told
-    found = study(Folder(str(corpus)), Folder(str(store)), Path(tmp_path / "scratch"))
-    print(found)
+    told = study(Folder(str(corpus)), Folder(str(store)), Path(tmp_path / "scratch"))
+    print(told)
+    return told
+
+
+def test_most_of_the_score_survives_the_way_from_mp4(found):
+    """A little under what an MMA trained for minutes on two cores reaches: .69 (95 % .64 to .73), at a median r of .75."""
     assert found["median_descriptor_r"] >= 0.7
     assert found["ratio"]["ratio"] >= 0.64
     assert found["ratio"]["low"] >= 0.58
+
+
+@pytest.mark.xfail(
+    reason="takes descriptors that agree with the truth at a median r of about .92 (README, Measured: --nearer): a "
+    "larger trunk, trained for hours on a GPU, by MMA_MRNNET_TARGET_MMA",
+    strict=True,
+)
+def test_the_aim(found):
+    assert found["ratio"]["ratio"] >= 0.85
+    assert found["ratio"]["low"] >= 0.75

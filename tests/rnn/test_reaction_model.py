@@ -87,6 +87,14 @@ def test_every_video_gets_a_finite_row_and_a_status_that_says_how(readout, long)
     assert varies == {name: name not in ("faceless", "broken") for name in status}
 
 
+@pytest.mark.parametrize(("lengths", "status"), [("even", "resampled"), ("cut", "ok"), ("repeat", "ok")])
+def test_only_what_is_sampled_is_called_so(lengths, status):
+    model = made_model()
+    config = NetworkConfig(units=4, dense_width=3, lengths=lengths)
+    found = model.with_networks((random_rnn(2, 6, config, seed=0).eval(),) * 2).predict(odd_videos())
+    assert dict(zip(found.video_ids, found.status))["long"] == status
+
+
 def test_a_file_gives_the_same_predictions_to_the_bit():
     model = made_model("masked-statistics")
     again = load_model(model.dump(), name="m")
