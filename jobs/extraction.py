@@ -52,6 +52,8 @@ class Extraction(StoreRun):
         self.extractor_gpus = options.extractor_gpus
         """Of one MMA actor; what the first plan says holds for all, so that a store's rows are of one precision."""
         self.pipelines = 0
+        self.asked: set[str] = set()
+        """Ids of the videos that the run was to see to, once it has found them."""
         super().__init__(options)
         with input_errors():
             faces, self.detector_spec, self.detector_bytes = face_settings(options)
@@ -73,6 +75,7 @@ class Extraction(StoreRun):
         plan = find_videos(options.videos, video_id=options.video_id)
         videos = plan.videos if options.shard is None else shard(plan.videos, options.shard)
         videos = videos.slice(0, options.limit)
+        self.asked = set(videos["video_id"].to_pylist())
         ignored = f" ({plan.ignored_files} files of other kinds left aside)" if plan.ignored_files else ""
         say(f"plan: {videos.num_rows} videos{ignored}, {_megabytes(videos)} -> {self.folder.display}")
         if self.weights.random:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,18 @@ from cluster.uri import StorageError
 from jobs import extract
 from jobs.models import weights_of_store
 from jobs.outcome import DONE, TOO_MANY_FAILURES, InputError, Outcome, input_errors, no_empty_folder
-from jobs.plan import find_videos
 from jobs.predict import Options
 from jobs.prediction import best_device, prediction_table, read_grid, read_model
 from jobs.progress import say
 from jobs.reaction_labels import read_subjects
 from mma.store.writer import parquet_bytes
-from rnn.grid import GridVideos
 from rnn.model import ReactionModel
 from rnn.sequences import select
 from rnn.submission import submission_csv
 from rnn.training.data import labels_of, numbered
+
+if TYPE_CHECKING:
+    from jobs.extraction import Extraction
 
 TABLE_FILE, SUBMISSION_FILE = "predictions.parquet", "predictions.csv"
 STORE_FOLDER = "_store"
@@ -49,15 +50,19 @@ def _predict(options: Options, out: Folder) -> Outcome:
         if options.videos is None:
             out.check_writable()
     extracted: dict[str, Any] = {}
+    asked: set[str] = set()
     code = DONE
     if options.videos is not None:
-        done = _extract(options, model, out)
-        extracted, code = done.summary, done.exit_code
+        extraction = _extraction(options, model, out)
+        done = extraction.run()
+        extracted, code, asked = done.summary, done.exit_code, extraction.asked
         if code not in (DONE, TOO_MANY_FAILURES):
             return Outcome(summary={"job": "predict", "out": out.display, "extract": extracted}, exit_code=code)
     grid = read_grid(model, stores, options.scratch)
     if options.videos is not None:
-        grid = _planned(grid, options)
+        # A store that was kept may hold others.
+        here = np.array([number for number, video_id in enumerate(grid.video_ids) if video_id in asked], np.int64)
+        grid = select(grid, here, grid.names)
     people = None
     if options.subjects is not None:
         subjects = read_subjects(options.subjects)
@@ -96,14 +101,7 @@ def _predict(options: Options, out: Folder) -> Outcome:
     return Outcome(summary=summary, exit_code=code)
 
 
-def _planned(grid: GridVideos, options: Options) -> GridVideos:
-    """Those that this command asks for: a store that was kept may hold others."""
-    asked = set(find_videos(options.videos or "", video_id=options.video_id).videos["video_id"].to_pylist())
-    here = np.array([number for number, video_id in enumerate(grid.video_ids) if video_id in asked], np.int64)
-    return select(grid, here, grid.names)
-
-
-def _extract(options: Options, model: ReactionModel, out: Folder) -> Outcome:
+def _extraction(options: Options, model: ReactionModel, out: Folder) -> Extraction:
     """Videos to a store in OUT, with the frames, faces and network of the store that the model was trained on."""
     from jobs.extraction import Extraction  # Ray's import takes a while, and --store needs none
 
@@ -127,12 +125,13 @@ def _extract(options: Options, model: ReactionModel, out: Folder) -> Outcome:
             detect_size_px=detector.get("detect_size_px"),
             precision=spec["precision"],
             video_id=options.video_id,
+            redo_changed=True,  # what is left of a run before may be of other bytes than are there now
             max_failed_fraction=options.max_failed_fraction,
             address=options.address,
             num_cpus=options.num_cpus,
             scratch=options.scratch,
         )
-    return Extraction(asked, outputs=(out,)).run()
+    return Extraction(asked, outputs=(out,))
 
 
 def _mean_known(values: npt.NDArray[np.float64]) -> float | None:

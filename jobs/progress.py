@@ -130,6 +130,8 @@ class SeedProgress:
             self._told_s = now
         for entry in ends:
             val = f", val mean Pearson {entry['val_mean_pearson']:.3f}" if "val_mean_pearson" in entry else ""
+            if val and "val_ridge_pearson" in entry:
+                val += f" (ridge {entry['val_ridge_pearson']:.3f})"
             loss = f"loss {entry['loss_total']:.3f}" if entry.get("loss_total") is not None else "no batch had a loss"
             say(
                 f"seed {entry['seed']} ({self.seeds.index(entry['seed']) + 1} of {len(self.seeds)}), epoch "

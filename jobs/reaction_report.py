@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.scratch import Scratch
 from cluster.uri import StorageError, display
@@ -18,6 +19,7 @@ from jobs.reaction_figures import calibration, scatter, thumbnail, timeline
 from jobs.reaction_scores import Scored
 from mma.faces.detectors import make_detector
 from mma.faces.options import FaceOptions
+from mma.store.reader import middle_faces
 from mma.video.errors import VideoError
 from mma.video.readers import open_video
 from rnn.reactions import REACTIONS
@@ -113,13 +115,14 @@ def single_videos(scored: Scored, *, thumbnails: bool, blur: bool) -> dict[str, 
     order = [int(k) for k in np.argsort(errors, kind="stable") if np.isfinite(errors[k])]
     shown = min(SHOWN, len(order) // 2)
     chosen = {"worst": order[::-1][:shown], "best": order[:shown]}
+    pictures = _pictures(scored, [*chosen["worst"], *chosen["best"]], blur=blur) if thumbnails else {}
     return {
-        title: [_one(scored, video, errors[video], thumbnails=thumbnails, blur=blur) for video in videos]
+        title: [_one(scored, video, errors[video], pictures.get(video)) for video in videos]
         for title, videos in chosen.items()
     }
 
 
-def _one(scored: Scored, video: int, error: float, *, thumbnails: bool, blur: bool) -> dict[str, Any]:
+def _one(scored: Scored, video: int, error: float, picture: str | None) -> dict[str, Any]:
     grid = scored.grid
     values = grid.values[grid.offsets[video] : grid.offsets[video + 1]]
     labels = scored.videos.labels[video]
@@ -134,20 +137,31 @@ def _one(scored: Scored, video: int, error: float, *, thumbnails: bool, blur: bo
             for k, name in enumerate(REACTIONS)
         ],
         "timeline": timeline(np.arange(len(values)) * grid.step_s, values, grid.names),
-        "picture": _picture(grid.facts["uri"][video].as_py(), blur=blur) if thumbnails else None,
+        "picture": picture,
     }
 
 
-def _picture(uri: str | None, *, blur: bool) -> str | None:
-    """The middle frame of a video; None, said aloud, where it cannot be had any more."""
-    if not uri:
-        return None
-    try:
-        with Scratch().fetched(uri) as path:
-            video = open_video(path)
-            ((_, frame),) = list(video.frames([video.info.num_frames // 2]))
-        boxes = [each.box for each in make_detector(FaceOptions())(frame)] if blur else []
-        return thumbnail(frame, boxes, blur=blur)
-    except (OSError, ValueError, StorageError, VideoError) as error:
-        say(f"--thumbnails: {display(uri)} cannot be shown: {' '.join(str(error).split())[:150]}")
-        return None
+def _pictures(scored: Scored, videos: list[int], *, blur: bool) -> dict[int, str]:
+    """A frame of each video, the one with the face that lies nearest the middle; those that can be had no more are
+    left out, and said."""
+    ids = scored.grid.video_ids
+    seen = middle_faces(scored.stores, [ids[video] for video in videos])
+    pictures = {}
+    for video in videos:
+        uri = scored.grid.facts["uri"][video].as_py()
+        if not uri or ids[video] not in seen:
+            continue
+        try:
+            pictures[video] = _picture(uri, *seen[ids[video]], blur=blur)
+        except (OSError, ValueError, StorageError, VideoError) as error:
+            say(f"--thumbnails: {display(uri)} cannot be shown: {' '.join(str(error).split())[:150]}")
+    return pictures
+
+
+def _picture(uri: str, frame_index: int, box: npt.NDArray[np.float32], faces: int, *, blur: bool) -> str:
+    with Scratch().fetched(uri) as path:
+        ((_, frame),) = list(open_video(path).frames([frame_index]))
+    # The store knows the one face that was followed; of others it knows how many.
+    others = [each.box for each in make_detector(FaceOptions())(frame)] if blur else []
+    boxes = [box, *others] if np.isfinite(box).all() and faces <= max(1, len(others)) else []
+    return thumbnail(frame, boxes, blur=blur)

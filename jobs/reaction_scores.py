@@ -41,6 +41,7 @@ class Scored:
     """All that a report needs."""
 
     model: ReactionModel
+    stores: list[Folder]
     grid: GridVideos
     videos: LabelledVideos
     """The n of the split."""
@@ -88,7 +89,7 @@ def _evaluate(options: Options, out: Folder) -> Outcome:
     by_split = labelled_videos(grid, samples)
     if options.split == ALL:
         by_split[ALL] = placed_videos(grid, samples)
-    scored = _score(options, model, grid, by_split, ceilings)
+    scored = _score(options, model, stores, grid, by_split, ceilings)
     from jobs.reaction_report import html_page  # matplotlib takes a while
 
     written = {
@@ -122,6 +123,7 @@ def _evaluate(options: Options, out: Folder) -> Outcome:
 def _score(
     options: Options,
     model: ReactionModel,
+    stores: list[Folder],
     grid: GridVideos,
     by_split: dict[str, LabelledVideos],
     ceilings: Mapping[str, Any],
@@ -153,6 +155,7 @@ def _score(
     scores["causes"] = dict(Counter(each for each in whole.facts["error_type"].to_pylist() if each))
     return Scored(
         model=model,
+        stores=stores,
         grid=whole,
         videos=videos,
         predicted=predicted,

@@ -18,7 +18,9 @@ from cluster.training import report, restored
 from jobs.training_run import read_samples
 from mma.training.world import World, current_world
 from rnn.flat import flat_videos
+from rnn.floors import Floors
 from rnn.grid import GridVideos
+from rnn.metrics import ReactionMetrics
 from rnn.model import ReactionModel
 from rnn.network import MaskedRNN, NetworkConfig, random_rnn
 from rnn.sequences import Normaliser, SequenceOptions
@@ -131,15 +133,17 @@ class Scored(NamedTuple):
     scores: dict[str, Any]
     predictions: dict[str, npt.NDArray[np.float64]]
     """(seeds, n, 7)."""
-    floors: dict[str, Any] | None
-    """`rnn.floors.Floors` as plain JSON, for the model's record; None where they were left out."""
 
 
-def scored(model: ReactionModel, data: NodeData, trained: Sequence[TrainedSeed], *, floors: bool = True) -> Scored:
-    """Score a model of these seeds, beside the floors unless they are left out."""
+def node_floors(data: NodeData) -> Floors:
+    """The floors, fitted on the training's videos."""
+    return fitted_floors(data.grid, data.splits, data.normaliser.names)
+
+
+def scored(model: ReactionModel, data: NodeData, trained: Sequence[TrainedSeed], fitted: Floors | None) -> Scored:
+    """Score a model of these seeds, beside the floors unless these are left out."""
     names = data.normaliser.names
-    fitted = fitted_floors(data.grid, data.splits, names) if floors else None
-    found = Scored({}, {}, fitted.to_dict() if fitted else None)
+    found = Scored({}, {})
     for name in scored_splits(data.splits):
         videos = data.splits[name]
         found.predictions[name] = split_predictions(model, trained, name, videos)
@@ -156,28 +160,43 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(told.threads)
     data = node_data(told)
     device = "cuda" if torch.cuda.is_available() and config["gpus"] else "cpu"
-    runs = _Runs(told, data, device, current_world())
+    world = current_world()
+    floors = node_floors(data) if world.rank == 0 else None
+    runs = _Runs(told, data, device, world, beside=_ridge_score(data, floors))
     runs.go_on()
     trained = [runs.trained(seed) for seed in told.seeds]
     model = model_of(told, data, trained)
     files: dict[str, bytes] = {}
-    if runs.world.rank == 0:
-        scores, _, floors = scored(model, data, trained)
+    if floors is not None:
+        scores, _ = scored(model, data, trained, floors)
         told_scores = {"splits": scores, "history": runs.history, "seeds": model.record["seeds"]}
         files = {
             **runs.files(),
-            MODEL_FILE: model.with_record(scores=scores, floors=floors).dump(),
+            MODEL_FILE: model.with_record(scores=scores, floors=floors.to_dict()).dump(),
             LAST_FILE: runs.last_model(model).dump(),
             SCORES_FILE: json.dumps(told_scores).encode(),
         }
     report({"history": runs.history, "final": True}, files)
 
 
+def _ridge_score(data: NodeData, floors: Floors | None) -> dict[str, float]:
+    """What an epoch's entry has beside its validation score; nothing where there is no such score, or no floors."""
+    videos = data.splits["val"]
+    if floors is None or not len(data.val.sequences):
+        return {}
+    ridge = floors.predict(*floor_inputs(data.grid, videos, data.normaliser.names))["ridge_statistics"]
+    scores = ReactionMetrics.of(ridge[videos.seen], data.val.labels).scores()  # of the same videos as an epoch's score
+    return {"val_ridge_pearson": scores["mean_pearson"]}
+
+
 class _Runs:
     """The seeds of one worker: those done, and the one that is being trained."""
 
-    def __init__(self, told: WorkerConfig, data: NodeData, device: str, world: World) -> None:
-        self.told, self.data, self.device, self.world = told, data, device, world
+    def __init__(
+        self, told: WorkerConfig, data: NodeData, device: str, world: World, *, beside: Mapping[str, float]
+    ) -> None:
+        """`beside`: what the entry of an epoch with a validation score has too."""
+        self.told, self.data, self.device, self.world, self.beside = told, data, device, world, beside
         self.done: dict[int, dict[str, Any]] = {}
         """By seed: its numbers, and `best` and `last`, its weights."""
         self.history: list[dict[str, Any]] = []
@@ -196,7 +215,8 @@ class _Runs:
             before = len(self.history) - training.progress.epochs_done
             unsaved_s = 0.0
             for entry in training.epochs():
-                self.history.append({**entry, "epoch": before + entry["epoch"], "seed_epoch": entry["epoch"]})
+                floor = self.beside if "val_mean_pearson" in entry else {}
+                self.history.append({**entry, **floor, "epoch": before + entry["epoch"], "seed_epoch": entry["epoch"]})
                 unsaved_s += entry["seconds"]  # of rank 0, so that all ranks report together
                 if unsaved_s < REPORT_S or training.finished:
                     continue

@@ -28,7 +28,7 @@ from cluster.capacity import Workers
 from cluster.session import Stop
 from cluster.storage import Folder
 from cluster.training import ABORT_S, TrainingError, report, run_training
-from jobs.reaction_training import WorkerConfig, model_of, node_data, scored
+from jobs.reaction_training import WorkerConfig, model_of, node_data, node_floors, scored
 from mma.training.world import World, current_world
 from rnn.training.final import TrainedSeed
 from rnn.training.loop import predict
@@ -253,6 +253,8 @@ def finish_trial(trial: Trial, *, floors: bool) -> FinishedTrial:
         best, epochs = training.progress.best_epoch, training.progress.epochs_done
         trained.append(TrainedSeed(seed=seed, network=network, outputs=outputs, best_epoch=best, epochs=epochs))
     model = model_of(told, data, trained)
-    scores, predictions, fitted = scored(model, data, trained, floors=floors)
+    fitted = node_floors(data) if floors else None
+    scores, predictions = scored(model, data, trained, fitted)
     told_scores = {"splits": scores, "seeds": model.record["seeds"]}
-    return FinishedTrial(model.with_record(scores=scores, floors=fitted).dump(), told_scores, predictions)
+    content = model.with_record(scores=scores, floors=fitted.to_dict() if fitted else None).dump()
+    return FinishedTrial(content, told_scores, predictions)

@@ -27,9 +27,11 @@ READERS = 4
 
 _ROW_COLUMNS = [
     *("video_id", "uri", "chunk_index", "status", "error_type", "duration_s", "source_fps", "width_px", "height_px"),
-    *("time_s", "face_found", "face_box"),
+    *("frame_index", "time_s", "face_found", "face_box"),
 ]
 _TRAILER_BYTES = 16
+GRID_VERSION = 2
+"""Rises when the same rows make other steps, so that no file of an older version is mapped for them."""
 
 
 def stores_spec(folders: Sequence[ReadableFolder]) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def flat_videos(
         if entry.name[0] not in "_."
     ]
     told = [(folder.display, name, size) for folder, name, size in files]
-    key = digest(told, sorted(spec.items(), key=repr), step_s)
+    key = digest(GRID_VERSION, told, sorted(spec.items(), key=repr), step_s)
 
     def build(path: Path) -> None:
         _build(path, [(folder, name) for folder, name, _ in files], names, step_s)

@@ -111,7 +111,8 @@ def to_grid(rows: pa.Table, names: Sequence[str], step_s: float) -> GridVideos:
     """The videos of these rows on a grid of `step_s`.
 
     A step takes the nearest frame, if it lies within half a step or half the video's own frame interval, whichever is
-    longer. A video of which next to all steps would lie in gaps (`SPARSEST`) has none, and counts as failed.
+    longer. Time that a damaged video lost has its steps, also before its first and behind its last frame. A video of
+    which next to all steps would lie in gaps (`SPARSEST`) has none, and counts as failed.
     Raises ValueError for descriptors that the rows lack, and a chunk that stands there twice.
     """
     if lacking := [name for name in names if name not in rows.column_names]:
@@ -130,6 +131,10 @@ def to_grid(rows: pa.Table, names: Sequence[str], step_s: float) -> GridVideos:
     steps = np.where(some, np.floor((last_s - first_s) / step_s + 0.5).astype(np.int64) + 1, 0)
     broken = steps > SPARSEST * frames
     steps[broken] = 0
+    early, late = _lost_steps(rows, first_row, first_s, last_s, intervals, step_s)
+    late = np.clip(late, 0, np.maximum(SPARSEST * frames - steps - early, 0)) * (steps > 0)
+    early = np.clip(early, 0, SPARSEST * frames) * (steps > 0)
+    first_s, steps = first_s - early * step_s, steps + early + late
     offsets = np.concatenate([[0], np.cumsum(steps)])
     video = np.repeat(np.arange(len(ids)), steps)
     wanted_s = first_s[video] + (np.arange(offsets[-1]) - offsets[video]) * step_s
@@ -189,6 +194,33 @@ def _median_intervals(times: npt.NDArray[np.float64], frame_offsets: Indices) ->
     lower, upper = starts[some] + (counts[some] - 1) // 2, starts[some] + counts[some] // 2
     result[some] = (gaps[lower] + gaps[upper]) / 2
     return result
+
+
+def _lost_steps(
+    rows: pa.Table,
+    first_row: Indices,
+    first_s: npt.NDArray[np.float64],
+    last_s: npt.NDArray[np.float64],
+    intervals: npt.NDArray[np.float64],
+    step_s: float,
+) -> tuple[Indices, Indices]:
+    """(N,) each: steps that a damaged video, by its own duration, lost before its first frame and behind its last."""
+    early, late = np.zeros(len(first_s), np.int64), np.zeros(len(first_s), np.int64)
+    damaged = pc.is_in(rows["status"], pa.array([s.FAILED, s.PARTIAL])).to_numpy()
+    frame_index, source_fps = rows["frame_index"], rows["source_fps"].to_numpy(zero_copy_only=False)
+    duration_s = rows["duration_s"].to_numpy(zero_copy_only=False)
+    for video in np.flatnonzero(np.add.reduceat(damaged, first_row[:-1]) > 0) if len(first_s) else ():
+        spoken = [row for row in range(first_row[video], first_row[video + 1]) if len(frame_index[row])]
+        if not spoken or not (source_fps[spoken[0]] > 0 and np.isfinite(duration_s[spoken[0]])):
+            continue
+        row, frame_s = spoken[0], 1 / source_fps[spoken[0]]
+        start_s = first_s[video] - frame_index[row][0].as_py() * frame_s
+        # Frames are taken every so often from the first one on: the last of them may lie well before the end.
+        every_s = np.fmax(intervals[video], frame_s)
+        lost = np.floor((start_s + duration_s[row] - frame_s - last_s[video]) / every_s + 1e-3)
+        early[video] = round((first_s[video] - start_s) / step_s)
+        late[video] = max(round(lost * every_s / step_s), 0)
+    return early, late
 
 
 def _nearest(

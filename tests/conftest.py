@@ -17,6 +17,7 @@ import odd_videos  # noqa: E402
 from ran_job import Ran  # noqa: E402
 from s3_server import CREDENTIALS, moto_endpoint, s3_bucket  # noqa: E402, F401
 from trained_mma import trained, training_corpus, training_mlflow  # noqa: E402, F401
+from trained_reactions import reactions  # noqa: E402, F401
 
 INJECTED = {"segfault": "segfault", "sleeper": "sleep", "hog": "memory", "worker-killer": "kill_parent", "*": "count"}
 """Videos of these stems do this to their decoder, in the session's cluster; every decoding is counted."""

@@ -9,8 +9,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -154,6 +156,40 @@ def frames_of(rows: pa.Table) -> pa.Table:
             labels = [f"point_{point}_{axis}" for point in range(5) for axis in "xy"]
         columns.update({label: flat[:, position] for position, label in enumerate(labels)})
     return pa.table(columns)
+
+
+class SeenFace(NamedTuple):
+    """Where a video's face is in one of its frames."""
+
+    frame_index: int
+    box: npt.NDArray[np.float32]
+    """x, y, w, h in px of the upright frame; NaN where the store has none."""
+    num_faces: int
+    """Faces that the detector saw there."""
+
+
+def middle_faces(folders: Iterable[ReadableFolder], video_ids: Iterable[str]) -> dict[str, SeenFace]:
+    """Of each of these videos the frame with its face that lies nearest the middle; without any, it is left out."""
+    asked = pa.array(sorted(set(video_ids)), pa.string())
+    columns = ["video_id", "chunk_index", "status", "frame_index", "face_found", "face_box", "num_faces"]
+    tables = []
+    for folder in folders:
+        for name in store_files(folder):
+            if pc.any(pc.is_in(read_file(folder, name, ["video_id"])["video_id"], value_set=asked)).as_py():
+                rows = read_file(folder, name, columns).replace_schema_metadata(None)
+                tables.append(rows.filter(pc.is_in(rows["video_id"], value_set=asked)))
+    if not tables:
+        return {}
+    frames = frames_of(pa.concat_tables(tables).sort_by([("video_id", "ascending"), ("chunk_index", "ascending")]))
+    found = {}
+    for video_id in pc.unique(frames["video_id"]).to_pylist():
+        own = frames.filter(pc.equal(frames["video_id"], video_id))
+        shown = np.flatnonzero(own["face_found"].to_numpy())
+        if len(shown):
+            row = int(shown[np.abs(shown - (own.num_rows - 1) / 2).argmin()])
+            box = np.array([own[f"face_{axis}"][row].as_py() for axis in "xywh"], np.float32)
+            found[video_id] = SeenFace(own["frame_index"][row].as_py(), box, own["num_faces"][row].as_py())
+    return found
 
 
 def iterate_files(folder: ReadableFolder) -> Iterator[pa.Table]:

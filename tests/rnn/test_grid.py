@@ -71,6 +71,39 @@ def test_a_failed_chunk_in_mid_video_is_unknown_time_and_makes_it_partial():
         assert (facts["status"], facts["frames_known"], facts["frames_expected"]) == (s.PARTIAL, 10, 15)
 
 
+def test_a_failed_last_chunk_is_time_without_a_face():
+    """Two seconds at 30 frames a second, every third taken; the file is lost behind the seventh of them."""
+    taken = np.arange(7) * 3
+    told = {"duration_s": 20 / 10, "source_fps": 30.0}
+    rows = settled(video("a", taken / 30, **told), failed("a", 1))
+    whole = settled(video("b", np.arange(20) / 10, **told))
+    grid = to_grid(pa.concat_tables([rows, whole]), MMA26.names, 0.1)
+    assert np.diff(grid.offsets).tolist() == [20, 20]
+    assert valence(grid)[:7] == list(range(7))
+    assert np.isnan(valence(grid)[7:]).all()
+    facts = grid.facts.to_pylist()[0]
+    assert (facts["status"], facts["frames_known"], facts["frames_expected"]) == (s.PARTIAL, 7, 20)
+    # Steps are the grid's, whatever the frames are.
+    assert len(valence(to_grid(rows, MMA26.names, 0.05))) == 39
+    # A single frame has no interval but the source's own.
+    lone = to_grid(settled(video("c", [0.0], duration_s=1.0, source_fps=10.0), failed("c", 1)), MMA26.names, 0.1)
+    assert np.isnan(valence(lone)).tolist() == [False] + [True] * 9
+
+
+def test_lost_first_frames_are_time_without_a_face():
+    chunk = video("a", 0.3 + np.arange(4) / 10, status=s.PARTIAL, duration_s=0.7, source_fps=10.0)
+    numbered = pa.array([np.arange(3, 7, dtype=np.int32)], pa.list_(pa.int32()))
+    chunk = chunk.set_column(chunk.schema.get_field_index("frame_index"), "frame_index", numbered)
+    found = valence(to_grid(settled(chunk), MMA26.names, 0.1))
+    assert np.isnan(found[:3]).all()
+    assert found[3:] == [0, 1, 2, 3]
+
+
+def test_a_lost_end_beyond_all_measure_makes_no_endless_sequence():
+    rows = settled(video("a", [0, 0.1], duration_s=3e7, source_fps=10.0), failed("a", 1))
+    assert len(to_grid(rows, MMA26.names, 0.1).values) == 2 * SPARSEST
+
+
 def test_a_gap_beyond_all_measure_makes_no_endless_sequence():
     """A stamp of a damaged file a year late would be gigabytes of unknown steps; its neighbours keep theirs."""
     rows = pa.concat_tables(
