@@ -11,7 +11,7 @@ from cluster.storage import read
 from cluster.uri import StorageError, display
 from jobs.outcome import InputError, input_errors
 from jobs.progress import say
-from mma.checkpoint_header import read_description, stored_sha256
+from mma.checkpoint_header import read_description, seal_of, stored_sha256
 from mma.config import HF_PREFIX, MMAConfig
 from mma.descriptors import DescriptorSet
 from mma.faces.alignment import CropGeometry
@@ -48,9 +48,14 @@ class MMAWeights:
     option: str
     name: str
     """What the option names, for errors."""
+    sealed: bool
+    """The weights are those that this project wrote with this configuration, and finite."""
 
     def check(self) -> None:
-        """Whether the weights are whole, finite and those of their configuration; needs torch. Raises InputError."""
+        """Whether the weights are whole, finite and those of their configuration; needs torch, which takes seconds to
+        import, where they are not sealed. Raises InputError."""
+        if self.sealed:
+            return
         from mma.checkpoint import load_mma
 
         with input_errors(ValueError, option=f"{self.option} {self.name}"):
@@ -93,7 +98,7 @@ def load_weights(mma: str | None, *, option: str = "--mma", check: bool = True) 
         told = {}
     name = display(mma)
     with input_errors(ValueError, option=f"{option} {name}"):
-        config, record = read_description(data, name)
+        config, record, seal = read_description(data, name)
         sha256 = stored_sha256(data, name)
     crop = dict(config.crop)
     if crop != geometry:
@@ -104,7 +109,14 @@ def load_weights(mma: str | None, *, option: str = "--mma", check: bool = True) 
     pixels = {"mean": list(config.pixel_mean), "std": list(config.pixel_std)}
     spec = {"sha256": sha256, "trunk": config.trunk, "pixels": pixels, **told}
     weights = MMAWeights(
-        data=data, descriptors=config.descriptors, crop=crop, spec=spec, record=record, option=option, name=name
+        data=data,
+        descriptors=config.descriptors,
+        crop=crop,
+        spec=spec,
+        record=record,
+        option=option,
+        name=name,
+        sealed=seal == seal_of(config, sha256),
     )
     if check:
         weights.check()

@@ -48,11 +48,15 @@ NODE_FAULTS = ("ChildStart", "ChildLost")
 FACES = "faces"
 """Column of the crops on their way to the network: a row's (K, 112, 112, 3) uint8 as bytes."""
 
-GATHER_BYTES = 8 * 2**20
-"""Crops after which a decode task hands its rows on as one table: Ray's and Arrow's cost is one a table."""
+GATHER_BYTES, GATHER_ROWS = 8 * 2**20, 16
+"""Crops, or rows, after which a decode task hands its rows on as one table: Ray's and Arrow's cost is one a table."""
 
 BLOCK_BYTES = 32 * 2**20
 """Ray Data gathers a task's rows into blocks of this size: its default of 128 MiB costs each worker 300 MB."""
+
+DESCRIBED_BYTES = 48 * 2**10
+"""The same where the rows hold no crops any more: some 300 frames, so that what is done comes to the writer soon, and
+not at the end of a task of 64 videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +71,17 @@ class Reading:
 
 
 def blocks_of(plan: pa.Table, decoders: int, *, most: int = 64) -> list[pa.Table]:
-    """The plan cut into one block a task: k = clamp(n // (32 x slots), 1, most) videos each.
+    """The plan cut into one block a task: of what is left, a share of 1 / (2 x slots) each, 1 to `most` videos.
 
-    Small corpora get a video a task, so that no slot idles at the end; large ones spread Ray's cost of about a
-    millisecond a task over many videos (RAY.md).
+    So the first tasks spread Ray's cost (a millisecond or so, and a tenth of a second until a slot has its next task,
+    since the executor polls) over many videos, and the last ones are single videos, so that no slot idles at the end.
     """
-    size = min(most, max(1, plan.num_rows // (32 * decoders)))
-    return [plan.slice(start, size).combine_chunks() for start in range(0, plan.num_rows, size)]
+    blocks, start = [], 0
+    while start < plan.num_rows:
+        size = min(most, max(1, (plan.num_rows - start) // (2 * decoders)))
+        blocks.append(plan.slice(start, size).combine_chunks())
+        start += size
+    return blocks
 
 
 class _Running(ExecutionCallback):
@@ -100,11 +108,11 @@ def close_pipelines() -> None:
         executor.shutdown(force=False)
 
 
-def data_context() -> DataContext:
+def data_context(block_bytes: int = BLOCK_BYTES) -> DataContext:
     """Ray Data's settings for the pipelines of this project; captured by a Dataset when it is made."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = block_bytes
     context.execution_options.preserve_order = False
     context.custom_execution_callback_classes = [_Running]
     return context
@@ -134,7 +142,7 @@ def build(
     task: Any = read_faces
     if not capacity.extractors:
         task, decode["network"] = read_and_describe, Network(weights=ray.put(weights), settings=network)
-    with DataContext.current(data_context()):
+    with DataContext.current(data_context(BLOCK_BYTES if capacity.extractors else DESCRIBED_BYTES)):
         read = ray.data.from_arrow(blocks).map_batches(
             task,
             fn_kwargs=decode,
@@ -202,7 +210,7 @@ def read_faces(plan: pa.Table, *, reading: Reading, descriptor_set: str) -> Iter
             retries = now
             waiting.append(row.append_column(FACES, _binary(faces)))
             size += 0 if faces is None else faces.nbytes
-            if size >= GATHER_BYTES:
+            if size >= GATHER_BYTES or len(waiting) >= GATHER_ROWS:
                 yield pa.concat_tables(waiting).combine_chunks()
                 waiting, size = [], 0
     if waiting:

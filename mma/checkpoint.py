@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 
-from mma.checkpoint_header import FORMAT_VERSION, METADATA_KEY, digest, read_description, whole_file
+from mma.checkpoint_header import FORMAT_VERSION, METADATA_KEY, digest, read_description, seal_of, whole_file
 from mma.config import MMAConfig
 from mma.network import MMANetwork, new_mma
 
@@ -57,18 +57,20 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 def dump_mma(network: MMANetwork, record: Mapping[str, Any]) -> bytes:
     """The whole checkpoint as bytes. `record`: any plain JSON values; else ValueError."""
     descriptors = network.config.descriptors
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    finite = all(bool(torch.isfinite(each).all()) for each in tensors.values() if each.is_floating_point())
     content = {
         "format_version": FORMAT_VERSION,
         "config": network.config.to_dict(),
         "descriptors": {family: list(names) for family, names in descriptors.families.items()},
         "written_by": {"mma-mrnnet": project_version(), "torch": str(torch.__version__)},
         "record": dict(record),
+        "seal": seal_of(network.config, tensors_sha256(tensors)) if finite else None,
     }
     try:
         metadata = {METADATA_KEY: json.dumps(content, allow_nan=False, sort_keys=True)}
     except (TypeError, ValueError) as error:
         raise ValueError(f"the checkpoint's record must hold plain JSON values without NaN: {error}") from None
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     return safetensors.torch.save(tensors, metadata)
 
 
@@ -105,7 +107,7 @@ def load_mma(source: str | Path | bytes, *, name: str | None = None) -> LoadedMM
         content, name = source, name or "the given bytes"
     else:
         content, name = Path(source).read_bytes(), name or str(source)
-    config, record = read_description(content, name)
+    config, record, _ = read_description(content, name)
     with whole_file(name):
         tensors = safetensors.torch.load(content)
     network = new_mma(config)

@@ -27,6 +27,15 @@ class Description(NamedTuple):
     config: MMAConfig
     record: dict[str, Any]
     """What the writer noted beside the weights."""
+    seal: str | None
+    """As `seal_of` gave it when the file was written; None for weights that are not finite, and in older files."""
+
+
+def seal_of(config: MMAConfig, weights_sha256: str) -> str:
+    """A digest of a network's configuration and weights: where a file's own is that of its content, its tensors are
+    those that its configuration asks for, all finite, and torch need not look at them."""
+    told = json.dumps([FORMAT_VERSION, config.to_dict(), weights_sha256], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def read_description(content: bytes, name: str) -> Description:
@@ -36,7 +45,8 @@ def read_description(content: bytes, name: str) -> Description:
     is `mma.checkpoint.load_mma`'s to say.
     """
     described = _described(read_header(content, name), name)
-    return Description(_config(described, name), described["record"])
+    seal = described.get("seal")
+    return Description(_config(described, name), described["record"], seal if isinstance(seal, str) else None)
 
 
 def stored_sha256(content: bytes, name: str) -> str:

@@ -40,9 +40,16 @@ def test_the_decode_child_never_loads_torch_or_ray():
     assert run.stdout.strip() == "[]"
 
 
-def test_the_driver_of_extract_starts_without_torch():
-    script = "import sys, jobs.extraction; print(sorted({'torch', 'mlflow'} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+def test_the_driver_of_extract_needs_no_torch_for_a_checkpoint_of_ours(tmp_path):
+    from jobs.models import load_weights
+
+    (tmp_path / "mma.safetensors").write_bytes(load_weights("random:0:tiny").data)
+    script = (
+        "import sys, jobs.extraction, jobs.models; jobs.models.load_weights(sys.argv[1]); "
+        "print(sorted({'torch', 'mlflow'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "mma.safetensors")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert run.stdout.strip() == "[]"
 
 

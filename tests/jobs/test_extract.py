@@ -146,7 +146,7 @@ def test_strangers_files_are_failed_rows_and_nothing_else_is_read(job, clips, tm
 
 
 def test_a_worker_killed_between_chunks_loses_and_doubles_nothing(job, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr("jobs.pipeline.BLOCK_BYTES", 1)  # a block a chunk, so that Ray has blocks to skip by index
+    monkeypatch.setattr("jobs.pipeline.DESCRIBED_BYTES", 1)  # a block a chunk, so that Ray has blocks to skip by index
     odd_videos.write_clip(tmp_path / "worker-killer.mp4", frames=60)
     odd_videos.write_clip(tmp_path / "other.mp4", frames=60)
     ran = job(

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from mma.checkpoint import dump_mma, load_mma, save_mma, weights_sha256
-from mma.checkpoint_header import METADATA_KEY, read_description, stored_sha256
+from mma.checkpoint_header import METADATA_KEY, read_description, seal_of, stored_sha256
 from mma.config import MMAConfig
 from mma.network import random_mma
 
@@ -100,9 +100,31 @@ def test_a_file_tells_its_digest_and_description_without_being_loaded(trunk):
     network = random_mma(MMAConfig(trunk=trunk, crop={"margin": 1.2}), 5)
     content = dump_mma(network, RECORD)
     assert stored_sha256(content, "x") == weights_sha256(network)
-    assert read_description(content, "x") == (network.config, RECORD)
+    assert read_description(content, "x")[:2] == (network.config, RECORD)
     with pytest.raises(ValueError, match="x is a damaged safetensors file"):
         stored_sha256(content[:-1], "x")
+
+
+def _sealed(content: bytes) -> bool:
+    config, _, seal = read_description(content, "x")
+    return seal == seal_of(config, stored_sha256(content, "x"))
+
+
+def test_a_seal_holds_for_the_file_that_was_written_and_for_no_other(network):
+    """A file with its seal is not looked at by torch before it reaches the workers."""
+    content = dump_mma(network, RECORD)
+    assert _sealed(content)
+    assert _sealed(_rewritten(network, record={"other": 1}))  # what was noted is no part of it
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state["heads.expressions.bias"][0] += 1e-6
+    assert not _sealed(_rewritten(network, tensors=state))
+    del state["heads.expressions.bias"]
+    assert not _sealed(_rewritten(network, tensors=state))
+    assert not _sealed(_rewritten(network, config={**CONFIG.to_dict(), "crop": {}}))
+    assert not _sealed(_rewritten(network, seal=None))
+    with torch.no_grad():
+        network.heads["expressions"].bias[0] = float("nan")
+    assert not _sealed(dump_mma(network, RECORD))
 
 
 DIGEST_TINY_0 = "ad20db70a8d89741b24a190f58ca9241d76954b67d75e12c12b95c2cf1406135"
