@@ -65,7 +65,7 @@ def build_crops(sources: pa.Table, reading: Reading, capacity: Capacity) -> Data
     blocks = blocks_of(videos, capacity.decoders)
     blocks += blocks_of(sources.filter(image), capacity.decoders, most=IMAGES_PER_TASK)
     with DataContext.current(data_context()):
-        return ray.data.from_arrow(blocks).map_batches(
+        return ray.data.from_blocks(blocks).map_batches(
             cut_crops,  # type: ignore[arg-type]  # Ray's type knows no functions with keyword arguments
             fn_kwargs={"reading": reading},
             batch_size=None,

@@ -143,7 +143,8 @@ def build(
     if not capacity.extractors:
         task, decode["network"] = read_and_describe, Network(weights=ray.put(weights), settings=network)
     with DataContext.current(data_context(BLOCK_BYTES if capacity.extractors else DESCRIBED_BYTES)):
-        read = ray.data.from_arrow(blocks).map_batches(
+        # `from_arrow` has a remote task look at each block before the first of ours can start.
+        read = ray.data.from_blocks(blocks).map_batches(
             task,
             fn_kwargs=decode,
             batch_size=None,

@@ -201,7 +201,8 @@ class VideoReader:
     def _rgb(self, decoded: Any) -> NDArray[np.uint8]:
         # A stream may change its size on the way: the first picture's size holds, as in decord.
         width_px, height_px = self._stored_px
-        return self._upright(decoded.to_ndarray(format="rgb24", width=width_px, height=height_px))
+        # One thread: the scaler would start some of its own for each frame.
+        return self._upright(decoded.to_ndarray(format="rgb24", width=width_px, height=height_px, threads=1))
 
     def _upright(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.ascontiguousarray(np.rot90(picture, self._quarter_turns)) if self._quarter_turns else picture

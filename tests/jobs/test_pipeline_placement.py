@@ -1,11 +1,14 @@
-"""What Ray is asked for, for a pipeline: GPUs for the network, the named nodes for decoding."""
+"""What Ray is asked for, for a pipeline: GPUs for the network, the named nodes for decoding; how a plan is cut."""
 
 from typing import Any
 
+import odd_videos
 import pyarrow as pa
+import pytest
 
 from cluster.capacity import Node, plan_capacity
-from jobs.pipeline import Reading, build
+from jobs.models import load_weights
+from jobs.pipeline import Reading, blocks_of, build
 from jobs.plan import PLAN_SCHEMA
 from mma.video.options import DecodeOptions
 
@@ -39,3 +42,41 @@ def test_decode_tasks_ask_for_the_nodes_named_for_them(ray_cluster):
     tasks, actors = asked(Node(name="g", cpus=4, gpus=1), cheap, decode_resource="decode")
     assert tasks["resources"] == {"decode": 0.001}
     assert "resources" not in actors
+
+
+@pytest.mark.parametrize(("videos", "slots"), [(0, 2), (1, 4), (3, 2), (300, 2), (20_000, 2), (5_000, 64)])
+def test_tasks_shrink_towards_the_end_and_hold_every_video_once(videos, slots):
+    plan = pa.table({"video_id": [f"{number}" for number in range(videos)]})
+    blocks = blocks_of(plan, slots)
+    sizes = [block.num_rows for block in blocks]
+    assert [each for block in blocks for each in block["video_id"].to_pylist()] == plan["video_id"].to_pylist()
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes, default=0) <= 64
+    # No task is more than its slot's half of what is left, and the last round is of single videos.
+    left = [videos - sum(sizes[:place]) for place in range(len(sizes))]
+    assert all(size <= max(1, rest // (2 * slots)) for size, rest in zip(sizes, left))
+    assert set(sizes[-slots:]) <= {1}
+    if videos >= 300:
+        assert len(sizes) <= videos / 64 + slots * 14
+
+
+def test_what_a_task_has_done_comes_to_the_driver_before_its_end(ray_cluster, tmp_path):
+    """A task of many videos is minutes long; what is delivered can be committed, and is not lost with its process."""
+    clip = odd_videos.write_clip(tmp_path / "clip.mp4", frames=40).read_bytes()
+    rows = []
+    for number in range(80):
+        (tmp_path / f"{number}.mp4").write_bytes(clip)
+        rows.append(
+            {"video_id": f"{number}", "uri": str(tmp_path / f"{number}.mp4"), "version": "1", "bytes": len(clip)}
+        )
+    plan = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+    capacity = plan_capacity([Node(name="c", cpus=1)])
+    extractor = {"micro_batch": 16, "precision": "float32", "device": "cpu"}
+    weights = load_weights("random:0:tiny").data
+    dataset = build(plan, Reading(decode=DecodeOptions()), "mma26", weights, extractor, capacity)
+    (first, *others) = [
+        batch["video_id"].to_pylist() for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    ]
+    assert blocks_of(plan, capacity.decoders)[0].num_rows == 40
+    assert len(first) <= 16
+    assert sorted(first + [each for batch in others for each in batch]) == sorted(plan["video_id"].to_pylist())

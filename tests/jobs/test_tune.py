@@ -267,12 +267,16 @@ def test_a_trial_of_two_workers_scores_as_one_of_one(made, run_job, tmp_path):
 
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, training_mlflow, stopped):
-    """SIGKILL to everything at half, perhaps SIGTERM, then to the end: as many runs as trials, none trained twice."""
+def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, run_job, tmp_path, training_mlflow, stopped):
+    """SIGKILL at half, to the driver on a cluster, or to it and a Ray of its own and then SIGTERM; then to the end: as
+    many runs as trials, none trained twice."""
+    import ray
+
     trials = 6 if stopped else 4
-    options = ("--trials", trials, "--space", made.space, "--scheduler", "none", "--num-cpus", 2, "--worker-cpus", 1)
-    driver = Driver(tmp_path, "tune", *made.options, *options)
-    driver.start()
+    options = (*made.options, "--trials", trials, "--space", made.space, "--scheduler", "none", "--worker-cpus", 1)
+    driver = Driver(tmp_path, "tune", *options)
+    where = ("--num-cpus", "2") if stopped else ("--address", ray.get_runtime_context().gcs_address)
+    driver.start(*where)
     driver.wait_for(f"{trials // 2}/{trials} trials")
 
     def state() -> Book:
@@ -288,12 +292,16 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, tmp_path, trainin
     assert len(before) >= trials // 2
     part = {each.number: each.epochs for each in book.ordered() if each.state == "running"}
     if stopped:
-        driver.start("--resume")
+        driver.start("--resume", *where)
         driver.wait_for("trials at once")
         driver.interrupt()
-    driver.start("--resume")
-    summary = driver.ended()
-    assert driver.process.returncode == 0, driver.told
+        driver.start("--resume", *where)
+        summary = driver.ended()
+        assert driver.process.returncode == 0, driver.told
+    else:
+        ran = run_job("tune", "--out", driver.out, *options, "--resume")
+        assert ran.code == 0, ran.told
+        summary = ran.summary
     assert summary["trials"] == {"all": trials, "done": trials, "stopped": 0, "failed": 0}
     for number, written in before.items():
         assert (driver.out / f"_trials/{number:04d}.zip").stat().st_mtime_ns == written, number
