@@ -66,7 +66,7 @@ def build_crops(sources: pa.Table, reading: Reading, capacity: Capacity) -> Data
     blocks += blocks_of(sources.filter(image), capacity.decoders, most=IMAGES_PER_TASK)
     with DataContext.current(data_context()):
         return ray.data.from_blocks(blocks).map_batches(
-            cut_crops,  # type: ignore[arg-type]  # Ray's type knows no functions with keyword arguments
+            cut_crops,
             fn_kwargs={"reading": reading},
             batch_size=None,
             batch_format="pyarrow",
