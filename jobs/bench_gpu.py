@@ -5,18 +5,29 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from jobs.bench_inputs import Bench, read_sequences, sequence_files
+from jobs.bench_inputs import Bench, clip_paths, read_sequences, sequence_files
 from jobs.bench_process import run_side
-from jobs.bench_table import CountsDifferError, Figure, Row, SkippedError, Turn, demand_equal, ratio_figure
+from jobs.bench_table import (
+    CountsDifferError,
+    Figure,
+    Row,
+    SkippedError,
+    Turn,
+    demand_equal,
+    ratio_figure,
+    steady_rate,
+)
 
 TRUNK = "random:0:resnet50"
 CHUNK_FRAMES = 1024
 BATCHES = (128, 256, 512, 1024)
 """Of which the bare network gets its best."""
+VIDEO_FPS = 30
 
 
 def demand_gpu() -> None:
@@ -32,7 +43,18 @@ def descriptors(bench: Bench) -> Sequence[Figure]:
     demand_gpu()
     frames = 2 * CHUNK_FRAMES if bench.small else 16 * CHUNK_FRAMES
     speeds = run_side("jobs.bench_gpu:descriptor_speeds", bench.folder / "sides", frames=frames, turns=bench.turns)
-    return [ratio_figure(*_sides(speeds.found, "descriptors"), name="ratio", of="descriptors/s", to_reach=0.9)]
+    ratio = ratio_figure(*_sides(speeds.found, "descriptors"), name="ratio", of="descriptors/s", to_reach=0.9)
+    faces = bench.faces("yunet", 5) if bench.detector_weights else bench.faces("haar", 10)
+    request: dict[str, Any] = {"paths": clip_paths(bench, bench.sizes.decode_clips), "faces": asdict(faces)}
+    decoded = run_side("jobs.bench_ours:decoding", bench.folder / "sides", **request).found["arrivals"]
+    return [ratio, *feeding(ratio.ours or 0.0, steady_rate(decoded, share=0.05))]
+
+
+def feeding(descriptors_per_s: float, decoded_per_s: float) -> list[Figure]:
+    """What a GPU of this speed takes: decode slots of one core, and video, each frame of it described."""
+    cores = Figure(name="decode cores that feed one GPU", value=descriptors_per_s / decoded_per_s, unit="")
+    hours = descriptors_per_s / VIDEO_FPS * 24
+    return [cores, Figure(name=f"video-hours a day and GPU, {VIDEO_FPS} frames a second", value=hours, unit="h")]
 
 
 def _sides(speeds: Any, what: str) -> list[list[Turn]]:
@@ -121,6 +143,73 @@ def training_speeds(sequences: str, number: int, turns: int, device: str = "cuda
     return pairs[1:]
 
 
+def frame_training(bench: Bench) -> Sequence[Figure]:
+    """An epoch of stage 1 in bfloat16, beside a bare loop."""
+    demand_gpu()
+    faces = 2_048 if bench.small else 32_768
+    ran = run_side("jobs.bench_gpu:frame_training_speeds", bench.folder / "sides", faces=faces, turns=bench.turns)
+    return [ratio_figure(*_sides(ran.found, "faces"), name="ratio", of="faces/s", to_reach=0.95)]
+
+
+def frame_training_speeds(
+    faces: int, turns: int, mma: str = TRUNK, device: str = "cuda", batch_size: int = 256
+) -> list[list[tuple[int, float]]]:
+    """(faces, faces/s) of an epoch of the product's loop and of a bare one over the same crops and labels, without
+    augmentation, turn by turn; the first turn warms up."""
+    import torch
+
+    from jobs.models import load_weights
+    from mma.checkpoint import load_mma
+    from mma.labels.table import LabelArrays
+    from mma.losses import FrameLabels, LossOptions, stage1_loss
+    from mma.training.augment import NO_AUGMENTATION
+    from mma.training.data import TrainingData
+    from mma.training.loop import Training
+    from mma.training.options import TrainingOptions
+
+    random, data = np.random.default_rng(0), load_weights(mma).data
+    network = load_mma(data).network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    names = network.config.descriptors
+    known, units = np.ones((faces, 2), bool), (faces, len(names.action_units))
+    labels = LabelArrays(
+        random.uniform(-1, 1, (faces, 2)).astype(np.float32),
+        known,
+        random.integers(0, len(names.expressions), faces),
+        (random.random(units) < 0.3).astype(np.float32),
+        np.ones(units, bool),
+    )
+    pixels = random.integers(0, 256, (faces, 112, 112, 3), np.uint8)
+    members = {"train": {"made": np.arange(faces)}, "val": {}, "test": {}}
+    made = TrainingData(faces=pixels, labels=labels, members=members, people=np.arange(faces))
+    options = TrainingOptions(batch_size=batch_size, augment=NO_AUGMENTATION, epochs=turns + 1)
+    ours = Training(load_mma(data).network, made, options, device=device, bfloat16=True)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=options.learning_rate)
+
+    def bare_epoch() -> int:
+        done = 0
+        for rows in np.array_split(random.permutation(faces), -(-faces // batch_size)):
+            optimiser.zero_grad(set_to_none=True)
+            batch = torch.from_numpy(pixels[rows]).to(device, non_blocking=True)
+            with torch.autocast(device, torch.bfloat16):
+                outputs = network.train()(network.normalise(batch))
+            known = FrameLabels(*(torch.from_numpy(each).to(device) for each in labels.take(rows)))
+            stage1_loss(outputs, known, LossOptions(), names)[0].backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
+            optimiser.step()
+            done += len(rows)
+        return done
+
+    def our_epoch() -> int:
+        batches = ours._batches(ours.progress.epochs_done)
+        before = ours.progress.steps_done
+        ours.train_epoch()
+        if ours.progress.steps_done - before != len(batches):
+            raise CountsDifferError(f"counts differ: {ours.progress.steps_done - before} steps of {len(batches)}")
+        return sum(map(len, batches))
+
+    return [[_speed(work, device) for work in (our_epoch, bare_epoch)] for _ in range(turns + 1)][1:]
+
+
 def _trained(loop: Any, batches: list[list[int]]) -> int:
     losses = loop.run(batches)
     if len(losses) != len(batches):
@@ -137,6 +226,12 @@ GPU_EXTRACT_ROWS = (
     ),
 )
 GPU_TRAIN_ROWS = (
+    Row(
+        id="gpu-faces",
+        measured="MMA network (ResNet-50) in training on a GPU, bfloat16, an epoch",
+        beside="the same network in a bare PyTorch loop",
+        measure=frame_training,
+    ),
     Row(
         id="gpu-loop",
         measured="masked RNN in training on a GPU, bfloat16",

@@ -116,7 +116,7 @@ def load_weights(mma: str | None, *, option: str = "--mma", check: bool = True) 
         record=record,
         option=option,
         name=name,
-        sealed=seal == seal_of(config, sha256),
+        sealed=seal == seal_of(config, sha256) and not config.trunk.startswith(HF_PREFIX),
     )
     if check:
         weights.check()

@@ -71,14 +71,21 @@ class Reading:
 
 
 def blocks_of(plan: pa.Table, decoders: int, *, most: int = 64) -> list[pa.Table]:
-    """The plan cut into one block a task: of what is left, a share of 1 / (2 x slots) each, 1 to `most` videos.
+    """The plan cut into one block a task: of what is left, by number and by bytes where these are known, a share of
+    1 / (2 x slots) each at most; 1 to `most` videos.
 
     So the first tasks spread Ray's cost (a millisecond or so, and a tenth of a second until a slot has its next task,
     since the executor polls) over many videos, and the last ones are single videos, so that no slot idles at the end.
     """
+    sizes = plan["bytes"].to_numpy(zero_copy_only=False) if "bytes" in plan.column_names else np.empty(0)
+    known = sizes.astype(np.float64) if len(sizes) and not np.isnan(sizes.astype(np.float64)).any() else None
+    upto = None if known is None else np.concatenate([[0.0], np.cumsum(known)])
     blocks, start = [], 0
     while start < plan.num_rows:
         size = min(most, max(1, (plan.num_rows - start) // (2 * decoders)))
+        if upto is not None:
+            share = upto[start] + (upto[-1] - upto[start]) / (2 * decoders)
+            size = max(1, min(size, int(np.searchsorted(upto, share, side="right")) - 1 - start))
         blocks.append(plan.slice(start, size).combine_chunks())
         start += size
     return blocks

@@ -69,27 +69,34 @@ def timeline(times_s: npt.NDArray[np.floating], values: npt.NDArray[np.float32],
     return png_source(figure)
 
 
-def thumbnail(picture: npt.NDArray[np.uint8], boxes: Sequence[npt.NDArray[np.float32]], *, blur: bool) -> str:
-    """An RGB frame, small; with `blur`, all faces in a few coarse squares, the whole frame where none was found."""
+def thumbnail(picture: npt.NDArray[np.uint8], blurred: Sequence[npt.NDArray[np.float32]] | None) -> str:
+    """An RGB frame, small; the boxes `blurred` (x, y, w, h) in a few coarse squares each, the whole frame where one of
+    them lies outside or there is none; None: as it is."""
     import cv2
 
     height, width = picture.shape[:2]
-    for x, y, w, h in [tuple(map(float, box)) for box in boxes] or [(0.0, 0.0, float(width), float(height))]:
-        if blur:
-            # Somewhat more than the box: hair and ears tell people too.
-            rows = slice(int(max(0, y - 0.3 * h)), int(min(height, y + 1.3 * h)))
-            columns = slice(int(max(0, x - 0.3 * w)), int(min(width, x + 1.3 * w)))
-            face = picture[rows, columns]
-            if face.size:
-                coarse = cv2.resize(face, (BLUR_SQUARES, BLUR_SQUARES), interpolation=cv2.INTER_AREA)
-                picture = picture.copy()
-                picture[rows, columns] = cv2.resize(coarse, face.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    if blurred is not None:
+        picture = picture.copy()
+        regions = [_region(box, height, width) for box in blurred]
+        if not regions or not all(picture[region].size for region in regions):
+            regions = [(slice(0, height), slice(0, width))]
+        for region in regions:
+            face = picture[region]
+            coarse = cv2.resize(face, (BLUR_SQUARES, BLUR_SQUARES), interpolation=cv2.INTER_AREA)
+            picture[region] = cv2.resize(coarse, face.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     scale = 160 / max(height, width)
     small = cv2.resize(picture, (max(1, int(width * scale)), max(1, int(height * scale))), interpolation=cv2.INTER_AREA)
     written, data = cv2.imencode(".jpg", small[:, :, ::-1])
     if not written:
         raise ValueError("a frame could not be encoded as JPEG")
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+
+
+def _region(box: npt.NDArray[np.float32], height: int, width: int) -> tuple[slice, slice]:
+    """Somewhat more than the box: hair and ears tell people too."""
+    x, y, w, h = map(float, box)
+    rows = slice(int(max(0, y - 0.3 * h)), int(max(0, min(height, y + 1.3 * h))))
+    return rows, slice(int(max(0, x - 0.3 * w)), int(max(0, min(width, x + 1.3 * w))))
 
 
 def _panels(below: str, beside: str) -> tuple[matplotlib.figure.Figure, list[Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.scratch import Scratch
+from cluster.storage import stat
 from cluster.uri import StorageError, display
 from jobs.page import page_environment
 from jobs.progress import say
@@ -19,7 +20,7 @@ from jobs.reaction_figures import calibration, scatter, thumbnail, timeline
 from jobs.reaction_scores import Scored
 from mma.faces.detectors import make_detector
 from mma.faces.options import FaceOptions
-from mma.store.reader import middle_faces
+from mma.store.reader import SeenFace, middle_faces
 from mma.video.errors import VideoError
 from mma.video.readers import open_video
 from rnn.reactions import REACTIONS
@@ -152,16 +153,25 @@ def _pictures(scored: Scored, videos: list[int], *, blur: bool) -> dict[int, str
         if not uri or ids[video] not in seen:
             continue
         try:
-            pictures[video] = _picture(uri, *seen[ids[video]], blur=blur)
+            pictures[video] = _picture(uri, seen[ids[video]], blur=blur)
         except (OSError, ValueError, StorageError, VideoError) as error:
             say(f"--thumbnails: {display(uri)} cannot be shown: {' '.join(str(error).split())[:150]}")
     return pictures
 
 
-def _picture(uri: str, frame_index: int, box: npt.NDArray[np.float32], faces: int, *, blur: bool) -> str:
-    with Scratch().fetched(uri) as path:
-        ((_, frame),) = list(open_video(path).frames([frame_index]))
-    # The store knows the one face that was followed; of others it knows how many.
-    others = [each.box for each in make_detector(FaceOptions())(frame)] if blur else []
-    boxes = [box, *others] if np.isfinite(box).all() and faces <= max(1, len(others)) else []
-    return thumbnail(frame, boxes, blur=blur)
+def _picture(uri: str, seen: SeenFace, *, blur: bool) -> str:
+    version = stat(uri).version
+    with Scratch().fetched(uri, version=version) as path:
+        ((_, frame),) = list(open_video(path).frames([seen.frame_index]))
+    if not blur:
+        return thumbnail(frame, None)
+    # The store knows the one face that was followed, as long as the file is the same; of others it knows how many.
+    others = [each.box for each in make_detector(FaceOptions())(frame)]
+    known = np.isfinite(seen.box).all() and version is not None and version == seen.source_version
+    enough = seen.num_faces <= 1 + sum(not _overlap(box, seen.box) for box in others)
+    return thumbnail(frame, [seen.box, *others] if known and enough else [])
+
+
+def _overlap(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
+    """Whether two boxes (x, y, w, h) share any area."""
+    return bool((np.minimum(one[:2] + one[2:], other[:2] + other[2:]) > np.maximum(one[:2], other[:2])).all())

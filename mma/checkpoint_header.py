@@ -16,6 +16,8 @@ from mma.config import MMAConfig
 FORMAT_VERSION = 1
 """Raised when a file of the new form would be misread by the code before it."""
 METADATA_KEY = "mma_mrnnet.mma"
+NETWORKS = 1
+"""To be raised whenever some trunk's or head's parameters change by name, shape or dtype: older seals hold no more."""
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
 _DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
@@ -33,8 +35,9 @@ class Description(NamedTuple):
 
 def seal_of(config: MMAConfig, weights_sha256: str) -> str:
     """A digest of a network's configuration and weights: where a file's own is that of its content, its tensors are
-    those that its configuration asks for, all finite, and torch need not look at them."""
-    told = json.dumps([FORMAT_VERSION, config.to_dict(), weights_sha256], sort_keys=True)
+    those that its configuration asks for, all finite, and torch need not look at them; where this installation can
+    build such a network at all (`hf:` trunks need another library)."""
+    told = json.dumps([NETWORKS, config.to_dict(), weights_sha256], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -131,9 +131,9 @@ def to_grid(rows: pa.Table, names: Sequence[str], step_s: float) -> GridVideos:
     steps = np.where(some, np.floor((last_s - first_s) / step_s + 0.5).astype(np.int64) + 1, 0)
     broken = steps > SPARSEST * frames
     steps[broken] = 0
-    early, late = _lost_steps(rows, first_row, first_s, last_s, intervals, step_s)
-    late = np.clip(late, 0, np.maximum(SPARSEST * frames - steps - early, 0)) * (steps > 0)
-    early = np.clip(early, 0, SPARSEST * frames) * (steps > 0)
+    lost = _lost_steps(rows, first_row, first_s, last_s, intervals, step_s)
+    believed = (steps > 0) & (steps + sum(lost) <= SPARSEST * frames)
+    early, late = (np.where(believed, each, 0).astype(np.int64) for each in lost)
     first_s, steps = first_s - early * step_s, steps + early + late
     offsets = np.concatenate([[0], np.cumsum(steps)])
     video = np.repeat(np.arange(len(ids)), steps)
@@ -203,9 +203,10 @@ def _lost_steps(
     last_s: npt.NDArray[np.float64],
     intervals: npt.NDArray[np.float64],
     step_s: float,
-) -> tuple[Indices, Indices]:
-    """(N,) each: steps that a damaged video, by its own duration, lost before its first frame and behind its last."""
-    early, late = np.zeros(len(first_s), np.int64), np.zeros(len(first_s), np.int64)
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(N,) each, whole: steps that a damaged video, by its own duration, lost before its first frame and behind its
+    last."""
+    early, late = np.zeros(len(first_s)), np.zeros(len(first_s))
     damaged = pc.is_in(rows["status"], pa.array([s.FAILED, s.PARTIAL])).to_numpy()
     frame_index, source_fps = rows["frame_index"], rows["source_fps"].to_numpy(zero_copy_only=False)
     duration_s = rows["duration_s"].to_numpy(zero_copy_only=False)
@@ -218,8 +219,8 @@ def _lost_steps(
         # Frames are taken every so often from the first one on: the last of them may lie well before the end.
         every_s = np.fmax(intervals[video], frame_s)
         lost = np.floor((start_s + duration_s[row] - frame_s - last_s[video]) / every_s + 1e-3)
-        early[video] = round((first_s[video] - start_s) / step_s)
-        late[video] = max(round(lost * every_s / step_s), 0)
+        early[video] = max(np.round((first_s[video] - start_s) / step_s), 0)
+        late[video] = max(np.round(lost * every_s / step_s), 0)
     return early, late
 
 

@@ -166,6 +166,8 @@ class SeenFace(NamedTuple):
     """x, y, w, h in px of the upright frame; NaN where the store has none."""
     num_faces: int
     """Faces that the detector saw there."""
+    source_version: str | None
+    """Of the file that it was seen in; None where the store does not know."""
 
 
 def middle_faces(folders: Iterable[ReadableFolder], video_ids: Iterable[str]) -> dict[str, SeenFace]:
@@ -173,11 +175,14 @@ def middle_faces(folders: Iterable[ReadableFolder], video_ids: Iterable[str]) ->
     asked = pa.array(sorted(set(video_ids)), pa.string())
     columns = ["video_id", "chunk_index", "status", "frame_index", "face_found", "face_box", "num_faces"]
     tables = []
+    versions: dict[str, str | None] = {}
     for folder in folders:
         for name in store_files(folder):
             if pc.any(pc.is_in(read_file(folder, name, ["video_id"])["video_id"], value_set=asked)).as_py():
-                rows = read_file(folder, name, columns).replace_schema_metadata(None)
-                tables.append(rows.filter(pc.is_in(rows["video_id"], value_set=asked)))
+                rows = read_file(folder, name, [*columns, "source_version"]).replace_schema_metadata(None)
+                rows = rows.filter(pc.is_in(rows["video_id"], value_set=asked))
+                versions.update(zip(rows["video_id"].to_pylist(), rows["source_version"].to_pylist()))
+                tables.append(rows.select(columns))
     if not tables:
         return {}
     frames = frames_of(pa.concat_tables(tables).sort_by([("video_id", "ascending"), ("chunk_index", "ascending")]))
@@ -188,7 +193,8 @@ def middle_faces(folders: Iterable[ReadableFolder], video_ids: Iterable[str]) ->
         if len(shown):
             row = int(shown[np.abs(shown - (own.num_rows - 1) / 2).argmin()])
             box = np.array([own[f"face_{axis}"][row].as_py() for axis in "xywh"], np.float32)
-            found[video_id] = SeenFace(own["frame_index"][row].as_py(), box, own["num_faces"][row].as_py())
+            index, faces = (own[name][row].as_py() for name in ("frame_index", "num_faces"))
+            found[video_id] = SeenFace(index, box, faces, versions[video_id])
     return found
 
 

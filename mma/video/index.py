@@ -142,14 +142,18 @@ def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
     order = np.flatnonzero(shown)[np.argsort(ticks[shown], kind="stable")]
     frame_of_packet = np.full(len(ticks), -1, dtype=np.int64)
     frame_of_packet[order] = np.arange(len(order))
-    damage = None
+    damage, end_s = None, end * tick_s
     if declared > len(ticks):
         damage = f"the file ends early: {len(ticks)} of {declared} frames are there"
-    elif tail_s is not None and tail_s > end * tick_s + max(1.0, 0.02 * tail_s):
-        damage = f"the file ends early: frames to {end * tick_s:.2f} s of {tail_s:.2f} s"
+        if len(order) > 1:
+            every_s = float(np.median(np.diff(seconds[order])))
+            end_s = max(end_s, float(seconds[order[0]]) + (declared - hidden.count(True)) * every_s)
+    elif tail_s is not None and tail_s > end_s + max(1.0, 0.02 * tail_s):
+        damage = f"the file ends early: frames to {end_s:.2f} s of {tail_s:.2f} s"
+        end_s = tail_s
     return FrameIndex(
         times_s=seconds[order],
-        end_s=end * tick_s,
+        end_s=end_s,
         frame_of_stamp={int(ticks[packet]): frame for frame, packet in enumerate(order)},
         frame_of_packet=frame_of_packet,
         group_starts=closed_groups(ticks, np.array(keys, dtype=bool)),

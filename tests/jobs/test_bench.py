@@ -259,6 +259,13 @@ def test_gpu_rows_run_as_they_are_on_a_cpu(tiny):
     sequences = sequence_files(tiny)["uniform"]
     for pair in bench_gpu.training_speeds(sequences, 1, 1, device="cpu"):
         assert [count for count, _ in pair] == [40, 40]
+    for pair in bench_gpu.frame_training_speeds(20, 1, mma="random:0:tiny", device="cpu", batch_size=8):
+        assert [count for count, _ in pair] == [20, 20]
+
+
+def test_what_a_gpu_takes_is_told_in_cores_and_hours_of_video():
+    cores, hours = bench_gpu.feeding(6000.0, 200.0)
+    assert (cores.value, hours.value, hours.unit) == (30.0, 4800.0, "h")  # 200 s of video a second
 
 
 def test_gpu_rows_are_skipped_without_a_gpu(tiny):

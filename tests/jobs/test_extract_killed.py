@@ -116,11 +116,6 @@ KILLS = [
 ]
 
 
-@pytest.mark.timeout(420)
-def test_killed_once_then_finished_every_video_stands_once(tmp_path):
-    end_again_and_again(Runs(tmp_path, *FEW), random.Random(7), [KILLS[-1]], first=1)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_killed_and_stopped_once_then_finished_every_video_stands_once(tmp_path):

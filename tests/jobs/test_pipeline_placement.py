@@ -8,7 +8,7 @@ import pytest
 
 from cluster.capacity import Node, plan_capacity
 from jobs.models import load_weights
-from jobs.pipeline import Reading, blocks_of, build
+from jobs.pipeline import Reading, blocks_of, build, read_faces
 from jobs.plan import PLAN_SCHEMA
 from mma.video.options import DecodeOptions
 
@@ -60,11 +60,21 @@ def test_tasks_shrink_towards_the_end_and_hold_every_video_once(videos, slots):
         assert len(sizes) <= videos / 64 + slots * 14
 
 
+def test_a_task_is_no_more_than_its_share_of_the_bytes():
+    """A folder of recordings of an hour before one of clips: a task of many would keep one slot busy for a day."""
+    sizes = [10_000] * 20 + [1] * 980
+    blocks = blocks_of(pa.table({"video_id": [f"{number}" for number in range(1000)], "bytes": sizes}), 4)
+    assert sum(block.num_rows for block in blocks) == 1000
+    assert max(sum(block["bytes"].to_pylist()) for block in blocks) <= sum(sizes) / 8 + 1
+    unknown = pa.table({"video_id": ["a", "b", "c"], "bytes": pa.array([None, 5, None], pa.int64())})
+    assert sum(block.num_rows for block in blocks_of(unknown, 1)) == 3
+
+
 def test_what_a_task_has_done_comes_to_the_driver_before_its_end(ray_cluster, tmp_path):
     """A task of many videos is minutes long; what is delivered can be committed, and is not lost with its process."""
     clip = odd_videos.write_clip(tmp_path / "clip.mp4", frames=40).read_bytes()
     rows = []
-    for number in range(80):
+    for number in range(48):
         (tmp_path / f"{number}.mp4").write_bytes(clip)
         rows.append(
             {"video_id": f"{number}", "uri": str(tmp_path / f"{number}.mp4"), "version": "1", "bytes": len(clip)}
@@ -77,6 +87,10 @@ def test_what_a_task_has_done_comes_to_the_driver_before_its_end(ray_cluster, tm
     (first, *others) = [
         batch["video_id"].to_pylist() for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     ]
-    assert blocks_of(plan, capacity.decoders)[0].num_rows == 40
+    task = blocks_of(plan, capacity.decoders)[0]
+    assert task.num_rows == 24
+    # Without faces there are no crops, which else say when to hand rows on.
+    settings = {"reading": Reading(decode=DecodeOptions()), "descriptor_set": "mma26"}
+    assert [rows.num_rows for rows in read_faces(task, **settings)] == [16, 8]
     assert len(first) <= 16
     assert sorted(first + [each for batch in others for each in batch]) == sorted(plan["video_id"].to_pylist())

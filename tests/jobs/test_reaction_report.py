@@ -17,11 +17,11 @@ from made_grid import failed, settled, video
 from made_rows import row
 from odd_videos import write_clip
 
-from cluster.storage import Folder
+from cluster.storage import Folder, stat
 from jobs.reaction_report import FLOORS, _picture
 from mma.descriptors import MMA26
 from mma.store import schema as s
-from mma.store.reader import middle_faces
+from mma.store.reader import SeenFace, middle_faces
 from mma.store.writer import StoreWriter, settle_spec
 from rnn.reactions import REACTIONS
 
@@ -167,21 +167,36 @@ def noise(_number: int, width: int, height: int) -> np.ndarray:
     return np.repeat(np.repeat(np.repeat(blocks, 4, 0), 4, 1), 3, 2)
 
 
-@pytest.mark.parametrize("faces", [1, 2])
-def test_a_face_is_blurred_where_the_store_saw_it_whatever_a_detector_sees_now(tmp_path, faces):
-    """Where the store counted more faces than can be found again, the whole frame is."""
+BOX = (96, 40, 40, 48)
+
+
+@pytest.mark.parametrize(
+    ("box", "faces", "changed", "whole"),
+    [
+        (BOX, 1, False, False),
+        (BOX, 2, False, True),  # more faces than can be found again
+        (BOX, 1, True, True),  # the file is another one than the store saw
+        ((300, 40, 40, 48), 1, False, True),
+        ((np.nan,) * 4, 1, False, True),
+    ],
+)
+def test_a_face_is_blurred_where_the_store_saw_it_and_the_frame_where_that_says_too_little(
+    tmp_path, box, faces, changed, whole
+):
+    """Whatever a detector sees now: here it sees none."""
     clip = write_clip(tmp_path / "a.mp4", frames=3, size_px=(160, 128), picture=noise)
-    box = np.array([96, 40, 40, 48], np.float32)
+    version = "another" if changed else stat(str(clip)).version
+    seen = SeenFace(1, np.array(box, np.float32), faces, version)
 
     def shown(*, blur: bool) -> np.ndarray:
-        source = _picture(str(clip), 1, box, faces, blur=blur)
+        source = _picture(str(clip), seen, blur=blur)
         return cv2.imdecode(np.frombuffer(base64.b64decode(source.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
 
     clear, hidden = shown(blur=False), shown(blur=True)
     assert clear.shape == hidden.shape == (128, 160, 3)
-    face, beside = (slice(40, 88), slice(96, 136)), (slice(0, 128), slice(0, 80))
+    face, beside = (slice(BOX[1], BOX[1] + BOX[3]), slice(BOX[0], BOX[0] + BOX[2])), (slice(0, 128), slice(0, 80))
     assert fine(hidden, *face) < 0.35 * fine(clear, *face)
-    assert (fine(hidden, *beside) > 0.9 * fine(clear, *beside)) == (faces == 1)
+    assert (fine(hidden, *beside) < 0.35 * fine(clear, *beside)) == whole
 
 
 def test_the_frame_shown_is_the_one_with_the_face_nearest_the_middle(tmp_path):
@@ -199,3 +214,4 @@ def test_the_frame_shown_is_the_one_with_the_face_nearest_the_middle(tmp_path):
     assert {name: each.frame_index for name, each in found.items()} == {"a": 3, "c": 2}
     assert found["a"].box.tolist() == [10, 20, 30, 40]
     assert found["a"].num_faces == 1
+    assert found["a"].source_version == "1"

@@ -285,6 +285,7 @@ def test_a_sweep_killed_goes_on_and_trains_nothing_twice(made, run_job, tmp_path
         return book
 
     driver.kill_everything(when=lambda: any(each.state == "running" for each in state().ordered()))
+    driver.process.wait()  # until then its lock holds
     before = {}
     book = state()
     for record in book.ended():
@@ -351,7 +352,9 @@ def test_an_ablation_compares_each_variant_with_the_default(made, run_job, tmp_p
     assert (tmp_path / "a/ablation.png").read_bytes()[:4] == b"\x89PNG"
     _, _, children = runs_of(training_mlflow, tmp_path / "a")
     assert [run.info.run_name for run in children][:2] == ["0000 default", "0001 loss: CCC"]
-    # The default is what train gives.
+    if len(groups) == 1:
+        return
+    # The default is what train gives; in the long case alone.
     ran = run_job("train", *made.options, *options, "--out", tmp_path / "m", "--worker-cpus", 1, "--no-tracking")
     assert ran.code == 0, ran.told
     trained = json.loads((tmp_path / "m/metrics.json").read_text())["splits"]["test"]

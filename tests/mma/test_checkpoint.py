@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 
@@ -10,7 +11,7 @@ import safetensors.torch
 import torch
 
 from mma.checkpoint import dump_mma, load_mma, save_mma, weights_sha256
-from mma.checkpoint_header import METADATA_KEY, read_description, seal_of, stored_sha256
+from mma.checkpoint_header import METADATA_KEY, NETWORKS, read_description, seal_of, stored_sha256
 from mma.config import MMAConfig
 from mma.network import random_mma
 
@@ -127,6 +128,17 @@ def test_a_seal_holds_for_the_file_that_was_written_and_for_no_other(network):
     assert not _sealed(dump_mma(network, RECORD))
 
 
+def test_the_seal_is_of_these_layouts():
+    """Where this fails, parameters have changed: raise `NETWORKS`, so that older files are looked at again."""
+    layouts = [
+        (trunk, name, list(tensor.shape), str(tensor.dtype))
+        for trunk in ("tiny", "resnet18", "resnet50")
+        for name, tensor in random_mma(MMAConfig(trunk=trunk), 0).state_dict().items()
+    ]
+    assert (NETWORKS, hashlib.sha256(json.dumps(layouts).encode()).hexdigest()[:16]) == LAYOUTS
+
+
+LAYOUTS = (1, "714d828739ba4a72")
 DIGEST_TINY_0 = "ad20db70a8d89741b24a190f58ca9241d76954b67d75e12c12b95c2cf1406135"
 
 

@@ -125,6 +125,7 @@ def test_truncated_clip_gives_its_good_frames(tmp_path):
     assert reader.decoder == "pyav"
     assert reader.damage is not None
     assert "of 40 frames" in reader.damage
+    assert reader.info.duration_s == pytest.approx(2.0)  # of the whole video: what is lost is time without a face
     assert 10 < len(frames) < 40
     for index, picture in frames.items():
         np.testing.assert_array_equal(picture, whole[index])
@@ -195,3 +196,4 @@ def test_a_truncated_matroska_file_is_noticed_too(tmp_path):
     assert 10 < len(frames) < 80
     assert reader.damage is not None
     assert "ends early" in reader.damage
+    assert reader.info.duration_s == pytest.approx(4.0, abs=0.06)

@@ -101,6 +101,8 @@ def test_lost_first_frames_are_time_without_a_face():
 
 def test_a_lost_end_beyond_all_measure_makes_no_endless_sequence():
     rows = settled(video("a", [0, 0.1], duration_s=3e7, source_fps=10.0), failed("a", 1))
+    assert len(to_grid(rows, MMA26.names, 0.1).values) == 2  # such a duration is not believed
+    rows = settled(video("a", [0, 0.1], duration_s=0.1 * 2 * SPARSEST, source_fps=10.0), failed("a", 1))
     assert len(to_grid(rows, MMA26.names, 0.1).values) == 2 * SPARSEST
 
 
