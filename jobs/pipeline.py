@@ -54,9 +54,9 @@ GATHER_BYTES, GATHER_ROWS = 8 * 2**20, 16
 BLOCK_BYTES = 32 * 2**20
 """Ray Data gathers a task's rows into blocks of this size: its default of 128 MiB costs each worker 300 MB."""
 
-DESCRIBED_BYTES = 48 * 2**10
-"""The same where the rows hold no crops any more: some 300 frames, so that what is done comes to the writer soon, and
-not at the end of a task of 64 videos."""
+DESCRIBED_BYTES = 96 * 2**10
+"""The same where the rows hold no crops any more: some 600 frames, so that what is done comes to the writer soon, and
+not at the end of a task of 64 videos. A block costs the driver some milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
