@@ -72,6 +72,7 @@ def write_crops(folder: Folder, count: int) -> None:
 def speeds(store: str, scratch: str, turns: int) -> dict[str, list[tuple[int, float]]]:
     """(crops, crops/s) of each way, a number a turn."""
     import ray
+    import torch  # noqa: F401  (seconds, which the first way would take for its own)
 
     from cluster.session import ray_session
 

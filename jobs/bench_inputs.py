@@ -76,7 +76,7 @@ SMALL = Sizes(
     predict_videos=1_500,
     crops=2_000,
     turns=1,
-    short_turns=1,
+    short_turns=2,
 )
 
 
