@@ -161,19 +161,20 @@ def frame_training_speeds(
     from jobs.models import load_weights
     from mma.checkpoint import load_mma
     from mma.labels.table import LabelArrays
-    from mma.losses import FrameLabels, LossOptions, stage1_loss
+    from mma.losses import LossOptions, stage1_loss
     from mma.training.augment import NO_AUGMENTATION
     from mma.training.data import TrainingData
-    from mma.training.loop import Training
+    from mma.training.draw import batch_count
+    from mma.training.loop import Training, _frame_labels
     from mma.training.options import TrainingOptions
 
     random, data = np.random.default_rng(0), load_weights(mma).data
     network = load_mma(data).network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     names = network.config.descriptors
-    known, units = np.ones((faces, 2), bool), (faces, len(names.action_units))
+    units = faces, len(names.action_units)
     labels = LabelArrays(
         random.uniform(-1, 1, (faces, 2)).astype(np.float32),
-        known,
+        np.ones((faces, 2), bool),
         random.integers(0, len(names.expressions), faces),
         (random.random(units) < 0.3).astype(np.float32),
         np.ones(units, bool),
@@ -192,7 +193,7 @@ def frame_training_speeds(
             batch = torch.from_numpy(pixels[rows]).to(device, non_blocking=True)
             with torch.autocast(device, torch.bfloat16):
                 outputs = network.train()(network.normalise(batch))
-            known = FrameLabels(*(torch.from_numpy(each).to(device) for each in labels.take(rows)))
+            known = _frame_labels(made, rows, torch.device(device))
             stage1_loss(outputs, known, LossOptions(), names)[0].backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip_norm)
             optimiser.step()
@@ -200,12 +201,11 @@ def frame_training_speeds(
         return done
 
     def our_epoch() -> int:
-        batches = ours._batches(ours.progress.epochs_done)
-        before = ours.progress.steps_done
+        before, steps = ours.progress.steps_done, batch_count(faces, batch_size)
         ours.train_epoch()
-        if ours.progress.steps_done - before != len(batches):
-            raise CountsDifferError(f"counts differ: {ours.progress.steps_done - before} steps of {len(batches)}")
-        return sum(map(len, batches))
+        if ours.progress.steps_done - before != steps:
+            raise CountsDifferError(f"counts differ: {ours.progress.steps_done - before} steps of {steps}")
+        return faces  # an epoch shows each once
 
     return [[_speed(work, device) for work in (our_epoch, bare_epoch)] for _ in range(turns + 1)][1:]
 

@@ -77,9 +77,8 @@ def blocks_of(plan: pa.Table, decoders: int, *, most: int = 64) -> list[pa.Table
     So the first tasks spread Ray's cost (a millisecond or so, and a tenth of a second until a slot has its next task,
     since the executor polls) over many videos, and the last ones are single videos, so that no slot idles at the end.
     """
-    sizes = plan["bytes"].to_numpy(zero_copy_only=False) if "bytes" in plan.column_names else np.empty(0)
-    known = sizes.astype(np.float64) if len(sizes) and not np.isnan(sizes.astype(np.float64)).any() else None
-    upto = None if known is None else np.concatenate([[0.0], np.cumsum(known)])
+    known = "bytes" in plan.column_names and not plan["bytes"].null_count
+    upto = np.append(0.0, np.cumsum(plan["bytes"].to_numpy())) if known else None
     blocks, start = [], 0
     while start < plan.num_rows:
         size = min(most, max(1, (plan.num_rows - start) // (2 * decoders)))

@@ -160,14 +160,14 @@ def _pictures(scored: Scored, videos: list[int], *, blur: bool) -> dict[int, str
 
 
 def _picture(uri: str, seen: SeenFace, *, blur: bool) -> str:
-    version = stat(uri).version
-    with Scratch().fetched(uri, version=version) as path:
+    source = stat(uri)
+    with Scratch().fetched(uri, source.bytes, source.version) as path:
         ((_, frame),) = list(open_video(path).frames([seen.frame_index]))
     if not blur:
         return thumbnail(frame, None)
     # The store knows the one face that was followed, as long as the file is the same; of others it knows how many.
     others = [each.box for each in make_detector(FaceOptions())(frame)]
-    known = np.isfinite(seen.box).all() and version is not None and version == seen.source_version
+    known = np.isfinite(seen.box).all() and source.version == seen.source_version
     enough = seen.num_faces <= 1 + sum(not _overlap(box, seen.box) for box in others)
     return thumbnail(frame, [seen.box, *others] if known and enough else [])
 

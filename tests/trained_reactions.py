@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from trained_mma import TWO_WORKERS
 
 SETTINGS = (
     "--seeds", 0, 1, "--network.units", 8, "--network.dense-width", 6, "--fit.epochs", 3, "--fit.batch-size", 32,
 )  # fmt: skip
-TWO_WORKERS = ("--num-workers", 2, "--worker-cpus", 1)
 
 
 class Reactions(NamedTuple):
+    """What `synth --no-video` and `train` left behind, and what training said."""
+
     corpus: Path
     out: Path
     options: tuple[object, ...]

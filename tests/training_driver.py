@@ -75,8 +75,11 @@ class Driver:
         return (self.folder / f"{self.mark}.err").read_text()
 
     def wait_for(self, words: str, limit_s: float = 150) -> None:
+        self.wait_until(lambda: words in self.told, limit_s)
+
+    def wait_until(self, condition: Callable[[], object], limit_s: float = 150) -> None:
         until = time.monotonic() + limit_s
-        while words not in self.told:
+        while not condition():
             assert self.process.poll() is None, self.told
             assert time.monotonic() < until, self.told
             time.sleep(0.02)

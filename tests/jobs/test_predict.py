@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -145,15 +144,20 @@ def from_videos(run_job, trained: Trained, tmp_path_factory) -> tuple[Path, Path
     return folder / "store", folder / "model"
 
 
+def copied(folder: Path, clips: dict[str, Path]) -> Path:
+    """A new folder with these clips under these names."""
+    folder.mkdir()
+    for name, clip in clips.items():
+        (folder / name).write_bytes(clip.read_bytes())
+    return folder
+
+
 def test_videos_are_predicted_through_a_store_that_resumes_and_goes(
     run_job, from_videos, trained: Trained, tmp_path, opened
 ):
     store, model = from_videos
     clips = sorted(trained.corpus.glob("*/mp4/*.mp4"))[:6]
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    for clip in clips:
-        (videos / clip.name).write_bytes(clip.read_bytes())
+    videos = copied(tmp_path / "videos", {clip.name: clip for clip in clips})
     (videos / "broken.mp4").write_bytes(b"\x00" * 100)
     words = ("--model", model, "--videos", videos, "--mma", trained.out, "--out", tmp_path / "p")
     ran = run_job("predict", *words, "--keep-store", "--max-failed-fraction", 0.5)
@@ -187,19 +191,12 @@ def test_a_prediction_killed_in_its_middle_goes_on_from_its_store(
 
     _, model = from_videos
     clips = sorted(trained.corpus.glob("*/mp4/*.mp4"))[:10]
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    for number, clip in enumerate(clips):
-        (videos / f"mid-{number}.mp4").write_bytes(clip.read_bytes())
-    (videos / "sleeper.mp4").write_bytes(clips[0].read_bytes())
+    named = {f"mid-{number}.mp4": clip for number, clip in enumerate(clips)}
+    videos = copied(tmp_path / "videos", {**named, "sleeper.mp4": clips[0]})
     options = ("--model", model, "--videos", videos, "--mma", trained.out)
     driver = Driver(tmp_path, "predict", *options)
     driver.start("--address", ray.get_runtime_context().gcs_address)
-    until = time.monotonic() + 100
-    while not list((driver.out / "_store").glob("*.parquet")):
-        assert driver.process.poll() is None, driver.told
-        assert time.monotonic() < until, driver.told
-        time.sleep(0.05)
+    driver.wait_until(lambda: list((driver.out / "_store").glob("*.parquet")), 100)
     driver.process.kill()
     driver.ended()
     assert [each.name for each in driver.out.iterdir()] == ["_store"]
@@ -223,9 +220,7 @@ def test_a_prediction_killed_in_its_middle_goes_on_from_its_store(
 def test_a_video_changed_since_a_killed_run_is_predicted_as_it_is_now(run_job, from_videos, trained: Trained, tmp_path):
     _, model = from_videos
     clips = sorted(trained.corpus.glob("*/mp4/*.mp4"), key=lambda path: path.stat().st_size)
-    videos = tmp_path / "videos"
-    videos.mkdir()
-    (videos / "a.mp4").write_bytes(clips[0].read_bytes())
+    videos = copied(tmp_path / "videos", {"a.mp4": clips[0]})
     options = ("--model", model, "--videos", videos, "--mma", trained.out)
     assert run_job("predict", "--out", tmp_path / "p", *options, "--keep-store").code == 0
     (videos / "a.mp4").write_bytes(clips[-1].read_bytes())

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from trained_reactions import SETTINGS, TWO_WORKERS
+from trained_mma import TWO_WORKERS
+from trained_reactions import SETTINGS
 from training_driver import Driver, mlflow_run, session_workers, steps_of
 
 from jobs.prediction import read_model

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 transformers = pytest.importorskip("transformers")
 
+from jobs.models import load_weights  # noqa: E402
 from mma.checkpoint import dump_mma, load_mma, weights_sha256  # noqa: E402
 from mma.config import MMAConfig  # noqa: E402
+from mma.faces.alignment import CropGeometry  # noqa: E402
 from mma.hf_trunk import HFTrunk, hf_start  # noqa: E402
 from mma.network import MMANetwork, new_mma, random_mma  # noqa: E402
 
@@ -95,6 +98,15 @@ def test_a_checkpoint_needs_neither_the_folder_nor_a_connection(folder):
     for each in folder.iterdir():
         each.unlink()
     assert load_mma(content).config.trunk == "hf:a folder that was"
+
+
+def test_a_seal_does_not_stand_for_another_library_s_trunk(folder, tmp_path):
+    """Whether transformers is here, and names its parameters as it did, only building the network shows."""
+    network = random_mma(replace(_network(hf_start(str(folder))).config, crop=CropGeometry().spec()), 0)
+    (tmp_path / "mma.safetensors").write_bytes(dump_mma(network, {}))
+    weights = load_weights(str(tmp_path / "mma.safetensors"))
+    assert not weights.sealed
+    assert load_weights("random:0:tiny").sealed
 
 
 def test_buffers_outside_the_checkpoint_hold_their_values(folders):
