@@ -179,20 +179,17 @@ def _on_one_core() -> None:
 # --- training loops ---
 
 
-def bare_loop(folders: dict[str, str], baton: str, threads: int, padded: bool) -> None:
+def bare_loop(folders: dict[str, str], baton: str, padded: bool) -> None:
     """The same network trained by a loop of plain PyTorch, in turns that `baton` gives.
 
     padded: batches padded to their longest video and run through as they are, where the network's own way of running a
     batch in groups of like length is taken otherwise.
     """
-    import torch
-
-    from jobs.bench_baton import Baton
+    from jobs.bench_baton import serve_turns
     from jobs.bench_inputs import read_sequences
+    from mma.training.world import World
 
-    torch.set_num_threads(threads)
-    loops = {name: BareLoop(read_sequences(folder), padded=padded) for name, folder in folders.items()}
-    Baton(Path(baton)).serve(lambda data, batches: loops[data].run(batches))
+    serve_turns(Path(baton), lambda data, _: BareLoop(read_sequences(folders[data]), padded=padded), World())
 
 
 class BareLoop:

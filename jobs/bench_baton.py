@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from jobs.bench_process import Side
-from mma.training.world import current_world
+from mma.training.world import World, current_world
 from rnn.network import MaskedRNN, NetworkConfig, random_rnn
 from rnn.training.loop import LabelledSequences, ReactionTraining
 from rnn.training.options import PRESETS, FitOptions
@@ -25,68 +26,98 @@ TURN_S = 600.0
 END = "end"
 
 
-class Baton:
-    """A folder by which a side is told to go, and tells that it is done."""
+class Loop(Protocol):
+    """A training that goes on from turn to turn."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def run(self, batches: list[list[int]]) -> list[float]:
+        """An update a batch; the loss of each that was made."""
 
-    def serve(self, run: Callable[[str, list[list[int]]], list[float]], *, tells: bool = True) -> None:
-        """The side's part: run turn after turn until the end. `run(data, batches)` gives the loss of each update.
 
-        tells: False for all processes of a side but one.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        turn = 0
+def serve_turns(folder: Path, begin: Callable[[str, World], Loop], world: World) -> None:
+    """A side's own part: run turn after turn until the end, each on the threads that it is given.
+
+    Args:
+        folder: by which the side is told to go, and by which its first process tells that it is done.
+        begin: a data set's name, and those who train on it, to a training from equal weights.
+        world: the side's processes.
+    """
+    loops: dict[tuple[str, World], Loop] = {}
+    tells = world.rank == 0
+    if tells:
+        _put(folder / "ready", {})
+    for turn in itertools.count():
+        while not (go := folder / f"go-{turn}").exists():
+            if (folder / END).exists():
+                return
+            time.sleep(POLL_S)
+        asked = json.loads(go.read_text())
+        if asked["alone"] and not tells:
+            continue
+        key = asked["data"], World() if asked["alone"] else world
+        torch.set_num_threads(asked["threads"])
+        if asked["fresh"] or key not in loops:
+            loops[key] = begin(*key)
+        started_s = time.perf_counter()
+        losses = loops[key].run(asked["batches"])
+        seconds = time.perf_counter() - started_s
         if tells:
-            self._put("ready", {})
-        while True:
-            while not (go := self.folder / f"go-{turn}").exists():
-                if (self.folder / END).exists():
-                    return
-                time.sleep(POLL_S)
-            asked = json.loads(go.read_text())
-            started_s = time.perf_counter()
-            losses = run(asked["data"], asked["batches"])
-            seconds = time.perf_counter() - started_s
-            if tells:
-                self._put(
-                    f"done-{turn}", {"seconds": seconds, "loss": losses[0] if losses else None, "updates": len(losses)}
-                )
-            turn += 1
+            told = {"seconds": seconds, "loss": losses[0] if losses else None, "updates": len(losses)}
+            _put(folder / f"done-{turn}", told)
 
-    def go(self, side: Side, turn: int, data: str, batches: list[list[int]]) -> dict[str, float]:
-        """The driver's part: one turn of the side, and what it told (`loss` is None after no update). Raises SideError
-        where it ended or hangs."""
-        self.start(turn, data, batches)
-        return self.done(side, turn)
 
-    def start(self, turn: int, data: str, batches: list[list[int]]) -> None:
-        """The first half of `go`."""
-        self._put(f"go-{turn}", {"data": data, "batches": batches})
+class Runner:
+    """A side that stands ready, as the bench sees it."""
 
-    def done(self, side: Side, turn: int) -> dict[str, float]:
+    def __init__(self, side: Side, folder: Path):
+        self.side, self.folder, self.turn = side, folder, 0
+
+    def ready(self) -> None:
+        """Wait until it stands ready. Raises SideError where it ended or hangs."""
+        self._wait("ready", READY_S)
+
+    def go(self, data: str, batches: list[list[int]], **settings: Any) -> dict[str, float]:
+        """One turn, and what the side told of it (`loss` is None after no update). Raises as `ready`."""
+        self.start(data, batches, **settings)
+        return self.done()
+
+    def start(
+        self, data: str, batches: list[list[int]], *, threads: int, fresh: bool = False, alone: bool = False
+    ) -> None:
+        """The first half of `go`.
+
+        Args:
+            data, batches: what is trained on.
+            threads: of each of the side's processes.
+            fresh: from the first weights again, not from where the side's last turn on these data ended.
+            alone: by the first of its processes, while the others wait.
+        """
+        asked = {"data": data, "batches": batches, "threads": threads, "fresh": fresh, "alone": alone}
+        _put(self.folder / f"go-{self.turn}", asked)
+
+    def done(self) -> dict[str, float]:
         """The second half of `go`. Raises as that."""
-        return self.wait(side, f"done-{turn}", TURN_S)
+        told = self._wait(f"done-{self.turn}", TURN_S)
+        self.turn += 1
+        return told
 
-    def wait(self, side: Side, name: str, limit_s: float) -> dict[str, float]:
-        """Wait for what the side tells under a name. Raises as `go`."""
+    def tell_end(self) -> None:
+        """Let the side come to its end."""
+        _put(self.folder / END, {})
+
+    def _wait(self, name: str, limit_s: float) -> dict[str, float]:
         until_s = time.monotonic() + limit_s
         while not (self.folder / name).exists():
-            if not side.running or time.monotonic() > until_s:
-                raise side.error(f"did not come to {name}")
+            if not self.side.running or time.monotonic() > until_s:
+                raise self.side.error(f"did not come to {name}")
             time.sleep(POLL_S)
         return json.loads((self.folder / name).read_text())
 
-    def end(self) -> None:
-        """Tell the side to end."""
-        self._put(END, {})
 
-    def _put(self, name: str, content: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{name}.partial"
-        partial.write_text(json.dumps(content))
-        partial.rename(self.folder / name)
+def _put(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content))
+    partial.rename(path)
 
 
 def recommended(data: LabelledSequences) -> tuple[MaskedRNN, FitOptions]:
@@ -118,13 +149,15 @@ class OurLoop:
 
 
 def turns_worker(config: dict[str, Any]) -> None:
-    """A worker of Ray Train that trains in the turns that its baton gives."""
+    """A worker of Ray Train that trains in the turns that its folder gives."""
     from cluster.training import report
     from jobs.bench_inputs import read_sequences
 
     told = config["worker"]
-    torch.set_num_threads(told["threads"])
-    world = current_world()
-    loops = {name: OurLoop(read_sequences(folder), world=world) for name, folder in told["folders"].items()}
-    Baton(Path(told["baton"])).serve(lambda data, batches: loops[data].run(batches), tells=world.rank == 0)
+    folders = told["folders"]
+    serve_turns(
+        Path(told["baton"]),
+        lambda data, world: OurLoop(read_sequences(folders[data]), world=world),
+        current_world(),
+    )
     report({"final": True}, {})

@@ -1,4 +1,4 @@
-"""Rows of `bench extract` about what lies around the decoding: reruns, plans, the engine's own cost, memory."""
+"""Rows of `bench extract` about what lies around the decoding: reruns, plans, the engine's own cost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from cluster.storage import Folder
-from jobs.bench_inputs import Bench, clips, write_store
+from jobs.bench_inputs import Bench, write_store
 from jobs.bench_ours import IDLE_FRAMES
-from jobs.bench_process import SideError, run_job, run_side
+from jobs.bench_process import run_job, run_side
 from jobs.bench_table import CountsDifferError, Figure, Row, steady_rate
 from jobs.plan import find_videos
 from mma.store.reader import read_index
@@ -95,26 +95,6 @@ def engine(bench: Bench) -> Sequence[Figure]:
     return [cost, Figure(name="start and end", value=statistics.median(starts), unit="s")]
 
 
-def memory(bench: Bench) -> Sequence[Figure]:
-    """All processes of the command together, with few clips and with ten times as many."""
-    few, many = bench.sizes.memory_clips, 10 * bench.sizes.memory_clips
-    peaks: dict[int, list[float]] = {few: [], many: []}
-    for turn in range(bench.turns):
-        for count in (few, many):
-            store = bench.folder / f"memory-store-{count}-{turn}"
-            words = ["--videos", str(clips(bench, count)), "--store", str(store), "--mma", bench.network]
-            words += ["--detector", "none", "--num-cpus", str(bench.cores)]
-            ran = run_side("jobs.bench_ours:extraction", bench.folder / "sides", tree=True, words=words)
-            if ran.found["exit_code"]:
-                raise SideError(f"extract ended with {ran.found['exit_code']}")
-            demand(ran.found["summary"]["ok"], count, "videos committed")
-            peaks[count].append(ran.tree_bytes / 1e9)
-    ours, theirs = statistics.median(peaks[many]), statistics.median(peaks[few])
-    ratio = statistics.median(more / less for more, less in zip(peaks[many], peaks[few]))
-    settings = {"of": "GB", "to_reach": 1.1, "at_most": True, "reached": 1.06}
-    return [Figure(name="ratio", value=ratio, ours=ours, theirs=theirs, **settings)]  # type: ignore[arg-type]
-
-
 ENGINE_ROWS = (
     Row(
         id="rerun",
@@ -128,11 +108,5 @@ ENGINE_ROWS = (
         measured="the engine's own cost a video: stages that do nothing, blocks as `extract` cuts them, the writer",
         beside="",
         measure=engine,
-    ),
-    Row(
-        id="memory",
-        measured="peak memory of all processes, ten times the clips",
-        beside="once the clips",
-        measure=memory,
     ),
 )

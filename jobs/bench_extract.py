@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.storage import Folder
-from jobs.bench_engine import ENGINE_ROWS
+from jobs.bench_engine import ENGINE_ROWS, demand
 from jobs.bench_gpu import GPU_EXTRACT_ROWS
 from jobs.bench_inputs import CLIP_PX, Bench, clip_paths, clips
 from jobs.bench_process import Ran, SideError, run_side
@@ -29,7 +30,7 @@ from mma.store.reader import read_file, store_files
 
 DETECT_EVERY = 10
 """Of the Haar cascade, which on every frame would be nearly all of the work."""
-STEADY, LOADER, DECODE_YUNET, DECODE_HAAR = 0.82, 0.9, 0.5, 0.4
+STEADY, LOADER, DECODE_YUNET, DECODE_HAAR, MEMORY = 0.82, 0.9, 0.5, 0.4, 1.06
 """Ratios that the small version reached on a quiet machine of two cores."""
 SIZE = f"{CLIP_PX[0]} x {CLIP_PX[1]}"
 
@@ -37,13 +38,16 @@ SIZE = f"{CLIP_PX[0]} x {CLIP_PX[1]}"
 # --- sides ---
 
 
-def extracted(bench: Bench, count: int, *words: str) -> Turn:
-    """`extract` into a fresh store: a turn with what the store holds then."""
+def extracted(bench: Bench, count: int, *words: str, tree: bool = False) -> Turn:
+    """`extract` into a fresh store: a turn with what the store holds then; `tree`: with the memory it took."""
     store = bench.folder / "stores" / f"{len(list((bench.folder / 'stores').glob('*')))}"
     store.mkdir(parents=True)
     command = ["--videos", str(clips(bench, count)), "--store", str(store), "--mma", bench.network, *words]
     ran = run_side(
-        "jobs.bench_ours:extraction", bench.folder / "sides", words=[*command, "--num-cpus", str(bench.cores)]
+        "jobs.bench_ours:extraction",
+        bench.folder / "sides",
+        tree=tree,
+        words=[*command, "--num-cpus", str(bench.cores)],
     )
     if ran.found["exit_code"]:
         raise SideError(f"extract ended with {ran.found['exit_code']}: {ran.found['summary']}")
@@ -71,7 +75,7 @@ def stored_videos(folder: Folder) -> dict[str, int]:
 def turn_of(videos: dict[str, int], rate: float, ran: Ran) -> Turn:
     """A turn whose counts are those of videos and their frames."""
     counts = {"videos": len(videos), "frames": sum(videos.values())}
-    return Turn(counts=counts, videos=videos, rate=rate, seconds=ran.seconds)
+    return Turn(counts=counts, videos=videos, rate=rate, seconds=ran.seconds, memory_bytes=ran.tree_bytes)
 
 
 def plain(bench: Bench, side: str, *, share: float = 0.3, **request: Any) -> Turn:
@@ -128,13 +132,20 @@ def command(bench: Bench) -> Sequence[Figure]:
 
 
 @functools.cache
+def _unaided(bench: Bench, count: int, turn: int) -> Turn:
+    """`extract` without a detector, its memory watched: one run for all rows that ask for it."""
+    return extracted(bench, count, "--detector", "none", tree=True)
+
+
+@functools.cache
 def _without_detector(bench: Bench) -> dict[str, list[Turn]]:
     """`extract` and the ways without this project over the same clips, each frame scaled as a whole."""
     count = bench.sizes.fast_clips
     request: dict[str, Any] = {"paths": clip_paths(bench, count), "mma": bench.network}
     template = functools.partial(plain, bench, "jobs.bench_bare:template", cpus=bench.cores, **request)
+    turns = itertools.count()
     sides: dict[str, Callable[[], Turn]] = {
-        "extract": lambda: extracted(bench, count, "--detector", "none"),
+        "extract": lambda: _unaided(bench, count, next(turns)),
         "loader": lambda: plain(bench, "jobs.bench_bare:data_loader", workers=2, **request),
     }
     if not bench.small:
@@ -160,6 +171,21 @@ def beside_loader(bench: Bench) -> Sequence[Figure]:
     found = _without_detector(bench)
     goals = {"to_reach": 1.0, "reached": LOADER}
     return [ratio_figure(found["extract"], found["loader"], name="ratio", of="frames/s", **goals)]
+
+
+def memory(bench: Bench) -> Sequence[Figure]:
+    """All processes of the command together, with few clips and with ten times as many."""
+    few, many = bench.sizes.memory_clips, 10 * bench.sizes.memory_clips
+    peaks: dict[int, list[float]] = {few: [], many: []}
+    for turn in range(bench.turns):
+        for count in (few, many):
+            found = _unaided(bench, count, turn)
+            demand(found.counts["videos"], count, "videos committed")
+            peaks[count].append(found.memory_bytes / 1e9)
+    ours, theirs = statistics.median(peaks[many]), statistics.median(peaks[few])
+    ratio = statistics.median(more / less for more, less in zip(peaks[many], peaks[few]))
+    settings = {"of": "GB", "to_reach": 1.1, "at_most": True, "reached": MEMORY}
+    return [Figure(name="ratio", value=ratio, ours=ours, theirs=theirs, **settings)]  # type: ignore[arg-type]
 
 
 def _decoding(bench: Bench, detector: str, every: int, to_reach: float, reached: float) -> Sequence[Figure]:
@@ -221,5 +247,11 @@ ROWS = (
         measure=decode_haar,
     ),
     *ENGINE_ROWS,
+    Row(
+        id="memory",
+        measured="peak memory of all processes, ten times the clips",
+        beside="once the clips",
+        measure=memory,
+    ),
     *GPU_EXTRACT_ROWS,
 )

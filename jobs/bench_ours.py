@@ -128,7 +128,7 @@ def decoding(paths: list[str], faces: dict[str, Any]) -> dict[str, Any]:
     return told(came)
 
 
-def training(folders: dict[str, str], baton: str, workers: int, threads: int, out: str) -> None:
+def training(folders: dict[str, str], baton: str, workers: int, cpus: int, out: str) -> None:
     """Workers of Ray Train that stand ready to train in turns (`jobs.bench_baton.turns_worker`)."""
     from cluster.capacity import Workers
     from cluster.session import ray_session, stop_signals
@@ -136,13 +136,13 @@ def training(folders: dict[str, str], baton: str, workers: int, threads: int, ou
     from cluster.training import run_training
     from jobs.bench_baton import turns_worker
 
-    told = {"folders": folders, "baton": baton, "threads": threads}
-    with stop_signals() as stop, ray_session("local", num_cpus=workers * threads, stop=stop):
+    told = {"folders": folders, "baton": baton}
+    with stop_signals() as stop, ray_session("local", num_cpus=workers * cpus, stop=stop):
         stop.soft = True
         run_training(
             turns_worker,
             {"worker": told, "gpus": 0.0},
-            workers=Workers(count=workers, cpus=float(threads)),
+            workers=Workers(count=workers, cpus=float(cpus)),
             folder=Folder(out),
             name="bench",
             max_failures=0,

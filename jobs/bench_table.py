@@ -35,6 +35,8 @@ class Turn:
     """Frames by video id, where the work is of videos."""
     seconds: float = 0.0
     """Of the whole command, its start included."""
+    memory_bytes: int = 0
+    """Of all its processes together, where it was watched."""
 
 
 @dataclass(frozen=True, kw_only=True)

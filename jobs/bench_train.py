@@ -6,14 +6,13 @@ import functools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.storage import Folder
-from jobs.bench_baton import READY_S, Baton, batches_of
+from jobs.bench_baton import Runner, batches_of
 from jobs.bench_faces import crops
 from jobs.bench_gpu import GPU_TRAIN_ROWS
 from jobs.bench_inputs import STEPS, Bench, read_sequences, sequence_files, write_model, write_store
@@ -29,50 +28,42 @@ LOSS_DIFFERENCE = 1e-3
 """Largest difference of the first losses of two sides that start from equal weights."""
 
 
-class Runner(NamedTuple):
-    """A training side that stands ready."""
-
-    side: Side
-    baton: Baton
-
-
-def ours(bench: Bench, name: str, *, workers: int, threads: int) -> Runner:
-    """The product's loop in workers of Ray Train."""
-    place = bench.folder / f"train-{name}"
-    out = bench.folder / f"train-{name}-out"
-    request = {"folders": sequence_files(bench), "baton": str(place), "workers": workers, "threads": threads}
-    side = Side("jobs.bench_ours:training", bench.folder / "sides", out=str(out), **request)
-    return Runner(side, Baton(place))
+def ours(bench: Bench, workers: int) -> Runner:
+    """The product's loop in workers of Ray Train, which share the cores."""
+    out = bench.folder / f"train-workers-{workers}-out"
+    request = {"workers": workers, "cpus": max(bench.cores // workers, 1), "out": str(out)}
+    return _begun(bench, f"workers-{workers}", "jobs.bench_ours:training", **request)
 
 
-def bare(bench: Bench, name: str, *, padded: bool = False, threads: int | None = None) -> Runner:
-    """A plain PyTorch loop, on all cores unless told otherwise."""
-    place = bench.folder / f"train-{name}"
-    request = {
-        "folders": sequence_files(bench),
-        "baton": str(place),
-        "threads": threads or bench.cores,
-        "padded": padded,
-    }
-    return Runner(Side("jobs.bench_bare:bare_loop", bench.folder / "sides", **request), Baton(place))
+def bare(bench: Bench, name: str, *, padded: bool = False) -> Runner:
+    """A plain PyTorch loop."""
+    return _begun(bench, name, "jobs.bench_bare:bare_loop", padded=padded)
+
+
+def _begun(bench: Bench, name: str, side: str, **request: object) -> Runner:
+    folder = bench.folder / f"train-{name}"
+    given = {"folders": sequence_files(bench), "baton": str(folder), **request}
+    return Runner(Side(side, bench.folder / "sides", **given), folder)
 
 
 @contextmanager
-def ready(runners: Mapping[str, Runner]) -> Iterator[None]:
+def ready(*runners: Runner) -> Iterator[None]:
     """Wait until all stand ready; end them with the block."""
     try:
-        for runner in runners.values():
-            runner.baton.wait(runner.side, "ready", READY_S)
+        for runner in runners:
+            runner.ready()
         yield
     finally:
-        for runner in runners.values():
-            runner.baton.end()
-        for runner in runners.values():
+        for runner in runners:
+            runner.tell_end()
+        for runner in runners:
             runner.side.end(END_S)
 
 
 def in_turns(bench: Bench, runners: Mapping[str, Runner], datasets: Sequence[str]) -> dict[str, dict[str, list[Turn]]]:
-    """All train on the same batches, one at a time, each round begun by another one: turns by data set and runner.
+    """All train on the same batches on all cores, one at a time, each round begun by another one.
+
+    Returns turns by data set and runner.
 
     The first round warms up, and shows that all start from the same loss. Raises CountsDifferError where they do not,
     or where one has done other work.
@@ -84,10 +75,8 @@ def in_turns(bench: Bench, runners: Mapping[str, Runner], datasets: Sequence[str
     for round_number in range(bench.short_turns + 1):
         for name, sequences in data.items():
             batches = batches_of(len(sequences), bench.sizes.train_batches if round_number else 2, turn)
-            told = {
-                each: runner.baton.go(runner.side, turn, name, batches)
-                for each, runner in _rotated(runners, round_number).items()
-            }
+            order, fresh = _rotated(runners, round_number), not round_number
+            told = {each: runner.go(name, batches, threads=bench.cores, fresh=fresh) for each, runner in order.items()}
             turns = {each: _turn(sequences, batches, told[each]) for each in runners}
             for each in others:
                 demand_equal(turns[first], turns[each])
@@ -124,12 +113,8 @@ def _demand_same_loss(one: float, other: float) -> None:
 @functools.cache
 def _loops(bench: Bench) -> dict[str, dict[str, list[Turn]]]:
     """One worker of all cores, the bare loop and the padded one; lengths uniform, and mostly short."""
-    runners = {
-        "ours": ours(bench, "worker", workers=1, threads=bench.cores),
-        "bare": bare(bench, "bare"),
-        "padded": bare(bench, "padded", padded=True),
-    }
-    with ready(runners):
+    runners = {"ours": ours(bench, 1), "bare": bare(bench, "bare"), "padded": bare(bench, "padded", padded=True)}
+    with ready(*runners.values()):
         return in_turns(bench, runners, ["uniform", "short"])
 
 
@@ -152,37 +137,42 @@ def padded(bench: Bench) -> Sequence[Figure]:
 
 
 def workers(bench: Bench) -> Sequence[Figure]:
-    """Two workers of one core each beside one: on the same batches, which they halve, and on batches twice as large.
+    """Two workers of one core each beside one of them while the other waits: on batches that they halve, and on batches
+    twice as large.
 
     At full size, beside both, what two bare loops of one core give that do the like without a word to each other.
     """
-    two, one = (ours(bench, name, workers=count, threads=1) for name, count in (("two", 2), ("one", 1)))
-    with ready({"two": two, "one": one}):
-        same = in_turns(bench, {"two": two, "one": one}, ["uniform"])["uniform"]
-        wide = [
-            _times_the_work([two], [one], _batches(bench, turn), turn)
-            for turn in range(bench.short_turns + 1, 2 * bench.short_turns + 1)
-        ]
-    value, goals = statistics.median(wide), {"to_reach": 1.7, "reached": WORKERS}
+    both = ours(bench, 2)
+    halved, wide = [], []
+    with ready(both):
+        for turn in range(bench.short_turns + 1):
+            batches = _batches(bench, turn)
+            pairs = [first + second for first, second in zip(batches[::2], batches[1::2])]
+            alone, loss = _seconds([both], [batches], fresh=not turn, alone=True)
+            together, other_loss = _seconds([both], [batches], fresh=not turn)
+            if not turn:
+                _demand_same_loss(loss, other_loss)
+            halved.append(alone / together)
+            wide.append(_seconds([both], [batches[: 2 * len(pairs)]], alone=True)[0] / _seconds([both], [pairs])[0])
+    value, goals = statistics.median(wide[1:]), {"to_reach": 1.7, "reached": WORKERS}
     figures = [
         Figure(name="ratio, a worker's batches as large", value=value, **goals),  # type: ignore[arg-type]
-        ratio_figure(same["two"], same["one"], name="ratio, batches halved", of="sequences/s"),
+        Figure(name="ratio, batches halved", value=statistics.median(halved[1:])),
     ]
     return figures if bench.small else [*figures, *_two_bare_loops(bench)]
 
 
 def _two_bare_loops(bench: Bench) -> list[Figure]:
     """What two loops of one core each do together, over what one does alone: the machine's own bound."""
-    left, right = (bare(bench, name, threads=1) for name in ("left", "right"))
+    left, right = bare(bench, "left"), bare(bench, "right")
     halved, whole = [], []
-    with ready({"left": left, "right": right}):
+    with ready(left, right):
         for turn in range(bench.short_turns + 1):
-            batches = _batches(bench, turn)[: None if turn else 2]
-            alone = _seconds([left], [batches], 3 * turn)
-            _seconds([right], [[]], 3 * turn)
+            batches = _batches(bench, turn)
             halves = [[batch[half::2] for batch in batches] for half in (0, 1)]
-            halved.append(alone / _seconds([left, right], halves, 3 * turn + 1))
-            whole.append(2 * alone / _seconds([left, right], [batches, batches], 3 * turn + 2))
+            alone = _seconds([left], [batches])[0]
+            halved.append(alone / _seconds([left, right], halves)[0])
+            whole.append(2 * alone / _seconds([left, right], [batches, batches])[0])
     return [
         Figure(name="two bare loops, their batches as large", value=statistics.median(whole[1:])),
         Figure(name="two bare loops, batches halved", value=statistics.median(halved[1:])),
@@ -190,24 +180,22 @@ def _two_bare_loops(bench: Bench) -> list[Figure]:
 
 
 def _batches(bench: Bench, turn: int) -> list[list[int]]:
-    return batches_of(bench.sizes.train_videos, bench.sizes.train_batches, turn)
+    """Of a turn; the first one warms up."""
+    return batches_of(bench.sizes.train_videos, bench.sizes.train_batches if turn else 2, turn)
 
 
-def _times_the_work(many: Sequence[Runner], one: Sequence[Runner], batches: list[list[int]], turn: int) -> float:
-    """Sequences a second of `many` on pairs of these batches, over those of `one` on them one by one."""
-    pairs = [first + second for first, second in zip(batches[::2], batches[1::2])]
-    return _seconds(one, [batches[: 2 * len(pairs)]], turn) / _seconds(many, [pairs], turn)
+def _seconds(runners: Sequence[Runner], work: Sequence[list[list[int]]], **settings: bool) -> tuple[float, float]:
+    """On one core each, all at once, until the last of them is done with its own work; and the first one's first loss.
 
-
-def _seconds(runners: Sequence[Runner], work: Sequence[list[list[int]]], turn: int) -> float:
-    """Until the last of them is done with its own work, all at once. Raises CountsDifferError where one did not all."""
+    Raises CountsDifferError where one did not do all of it.
+    """
     for runner, batches in zip(runners, work):
-        runner.baton.start(turn, "uniform", batches)
-    told = [runner.baton.done(runner.side, turn) for runner in runners]
+        runner.start("uniform", batches, threads=1, **settings)
+    told = [runner.done() for runner in runners]
     for each, batches in zip(told, work):
         if each["updates"] != len(batches):
             raise CountsDifferError(f"counts differ: {each['updates']} updates of {len(batches)} batches")
-    return max(each["seconds"] for each in told)
+    return max(each["seconds"] for each in told), told[0]["loss"]
 
 
 def predict(bench: Bench) -> Sequence[Figure]:

@@ -1,8 +1,9 @@
 """The training of one masked RNN, epoch by epoch, in one of `World.size` equal processes.
 
-Each process runs its slice of every global batch through the recurrent part and gathers the few numbers a video that
-the readout gives; norm, output and loss are of the whole batch on every rank (PAPER.md, "Several workers"). Gradients
-are averaged by one all-reduce; what unreached steps of the routed layer would get is not even sent.
+Each process runs its share of every global batch through the recurrent part, as many steps as any other, and gathers
+the few numbers a video that the readout gives; norm, output and loss are of the whole batch on every rank (PAPER.md,
+"Several workers"). Gradients are averaged by one all-reduce; what unreached steps of the routed layer would get is not
+even sent.
 """
 
 from __future__ import annotations
@@ -183,13 +184,15 @@ class ReactionTraining:
     # --- parts of a step ---
 
     def _predictions(self, batch: npt.NDArray[np.int64]) -> torch.Tensor:
-        """(B, 7) of the whole batch, of which this rank runs its slice."""
-        own = batch[self.world.slice_of(len(batch))]
+        """(B, 7) of the whole batch, of which this rank runs its share."""
+        shares = fair_shares(self.train.sequences.lengths[batch], self.world.size)
+        own = batch[shares[self.world.rank]]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             features = self.network.features(
                 _tensors(self.train.sequences, own, self.device, self._dtype), groups=self.options.groups
             )
-        features = gather_rows(features.to(self._dtype), self.world, self.world.sizes(len(batch)))
+        features = gather_rows(features.to(self._dtype), self.world, [len(each) for each in shares])
+        features = features[torch.from_numpy(np.argsort(np.concatenate(shares))).to(self.device)]
         dropout = torch.Generator().manual_seed(self.seed * 1_000_003 + self.progress.steps_done)
         return self.network.head(features, dropout=dropout)
 
@@ -254,9 +257,21 @@ def predict(
 def predict_together(
     network: MaskedRNN, sequences: Sequences, world: World, **settings: Any
 ) -> npt.NDArray[np.float64]:
-    """What `predict` gives for all sequences, each rank running its slice of them."""
-    own = np.arange(len(sequences))[world.slice_of(len(sequences))]
-    return np.concatenate(world.gather_objects(predict(network, sequences, own, **settings)))
+    """What `predict` gives for all sequences, each rank running its share of them."""
+    shares = fair_shares(sequences.lengths, world.size)
+    outputs = world.gather_objects(predict(network, sequences, shares[world.rank], **settings))
+    return np.concatenate(outputs)[np.argsort(np.concatenate(shares))]
+
+
+def fair_shares(lengths: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    """Which of the sequences each of `size` ranks runs: as many, and as many steps of time, as any other.
+
+    Dealt from the longest to the shortest, to and fro: all ranks wait for the one that is last.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    turn = np.arange(len(order)) % (2 * size)
+    rank = np.minimum(turn, 2 * size - 1 - turn)
+    return [order[rank == each] for each in range(size)]
 
 
 def _tensors(

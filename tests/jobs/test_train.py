@@ -194,13 +194,14 @@ def test_an_outlier_of_length_is_refused_for_weights_a_step_with_the_option(run_
 
 
 def test_a_worker_killed_in_mid_seed_costs_an_epoch_at_most(run_job, reactions, tmp_path):
-    out, killed = tmp_path / "m", []
+    out, killed, environment = tmp_path / "m", [], {}
 
     def kill() -> None:
         until = time.monotonic() + 150
         while not (out / "_train/train/checkpoint_manager_snapshot.json").exists() and time.monotonic() < until:
             time.sleep(0.02)
         killed.extend(session_workers())
+        environment.update(killed[-1].environ())
         killed[-1].kill()
 
     killer = threading.Thread(target=kill)
@@ -209,6 +210,7 @@ def test_a_worker_killed_in_mid_seed_costs_an_epoch_at_most(run_job, reactions, 
     killer.join()
     assert ran.code == 0, ran.told
     assert len(killed) == 2
+    assert environment["MALLOC_ARENA_MAX"] == "1"  # a tenth of a training's time
     assert "workers are started again" in ran.told
     assert [each["epoch"] for each in history(out)] == [0, 1, 2, 3, 4, 5]
     assert read_model(str(out)).sha256() == read_model(str(reactions.out)).sha256()

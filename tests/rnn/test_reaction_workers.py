@@ -11,6 +11,7 @@ from reaction_worlds import CASES
 from training_worlds import one_thread, run_worlds  # noqa: F401
 
 from mma.training.world import World
+from rnn.training.loop import fair_shares
 
 STEPS = [(name, size) for name, (sizes, _) in CASES.items() for size in sizes if not name.startswith("epochs")]
 EXACT = [case for case in STEPS if "float32" not in case[0]]
@@ -80,3 +81,17 @@ def test_whole_epochs_are_those_of_one_worker(worlds, name):
         for theirs, ours in zip(found["history"], expected["history"], strict=True):
             assert theirs == pytest.approx(ours, abs=1e-7)
         np.testing.assert_allclose(found["predictions"], expected["predictions"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 7, 128])
+def test_workers_share_a_batch_to_the_longest_video(size, count):
+    """Each one takes as many videos as any other, and as many steps but for a video; consecutive shares differ more."""
+    lengths = np.random.default_rng(count).integers(20, 601, count)
+    shares = fair_shares(lengths, size)
+    assert sorted(np.concatenate(shares).tolist()) == list(range(count))
+    assert np.ptp([len(each) for each in shares]) <= 1
+    steps = [int(lengths[each].sum()) for each in shares]
+    assert np.ptp(steps) <= max(lengths, default=0)
+    if (count, size) == (128, 2):
+        assert np.ptp(steps) < 100 < np.ptp([lengths[half].sum() for half in (slice(64), slice(64, None))])
