@@ -23,12 +23,12 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, UserCallback
+from ray.train import Checkpoint, CheckpointConfig, RunConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
 
 from cluster.capacity import Workers
 from cluster.session import Stop
@@ -230,14 +230,14 @@ def run_training(
             use_gpu=workers.gpus > 0,
             resources_per_worker={"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})},
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train.RunConfig is typed as its V1 namesake
             name=name,
             storage_path=path,
             storage_filesystem=None if folder.is_local else filesystem,
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=WITHOUT_PLACE),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": ALLOCATION},
-            callbacks=[_ToDriver(entries)],
+            callbacks=[_ToDriver(entries)],  # type: ignore[list-item]
         ),
     )
     ended: dict[str, Any] = {}
