@@ -26,7 +26,7 @@ MARKER = "_tmp-seen-"
 """Begins the name of a marker; readers skip such names, and a sweep deletes those that a killed run left."""
 LISTED = 200
 """Names of a folder that are compared between nodes."""
-VERSIONS = ("ray", "torch", "decord", "av", "opencv-python-headless", "pyarrow", "mlflow")
+VERSIONS = ("ray", "torch", "decord", "av", "opencv-python-headless", "onnxruntime", "pyarrow", "mlflow")
 """Packages whose versions are told, beside Python's."""
 
 

@@ -48,13 +48,9 @@ of the nodes is up to 20 s old (its own wait: 60 s)."""
 WITHOUT_PLACE = 30
 """How often a fixed number of workers that finds no place is asked for again, a minute each, before the training fails.
 An elastic training waits for its least number without end."""
-ALLOCATION = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-}
-"""Environment of workers: glibc keeps what a batch took for the next one. Ray runs a training in a thread, whose memory
-would go back to the system each time, and its pages be zeroed again: a tenth of the time on a CPU."""
+ALLOCATION = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+"""Environment of workers, by which glibc keeps up to 1 GiB of what a batch took for the next one, as `mma.allocation`
+does for frames. Ray runs a training in a thread, whose memory only the first of these joins to the rest."""
 SIOCGIFADDR = 0x8915
 """Linux: asks for an interface's IPv4 address."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jobs.bench_inputs import Bench
     from jobs.bench_table import Result, Row
 
-PACKAGES = ("ray", "torch", "numpy", "pyarrow", "decord", "av", "opencv-python-headless")
+PACKAGES = ("ray", "torch", "numpy", "pyarrow", "decord", "av", "opencv-python-headless", "onnxruntime")
 JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
 
 

@@ -133,8 +133,9 @@ def command(bench: Bench) -> Sequence[Figure]:
 
 @functools.cache
 def _unaided(bench: Bench, count: int, turn: int) -> Turn:
-    """`extract` without a detector, its memory watched: one run for all rows that ask for it."""
-    return extracted(bench, count, "--detector", "none", tree=True)
+    """`extract` without a detector, its memory watched where a row needs it: one run for all rows that ask for it."""
+    watched = count in (bench.sizes.memory_clips, 10 * bench.sizes.memory_clips)
+    return extracted(bench, count, "--detector", "none", tree=watched)
 
 
 @functools.cache

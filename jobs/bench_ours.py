@@ -115,11 +115,13 @@ def decoding(paths: list[str], faces: dict[str, Any]) -> dict[str, Any]:
     from pathlib import Path
 
     from jobs.bench_bare import told
+    from mma.allocation import keep_memory
     from mma.faces.options import FaceOptions
     from mma.video.options import DecodeOptions
     from mma.video.slot import DecodeSlot
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    keep_memory()  # as a worker does
     came = []
     with DecodeSlot(DecodeOptions(faces=FaceOptions(**faces))) as slot:
         for path in paths:

@@ -148,12 +148,15 @@ def workers(bench: Bench) -> Sequence[Figure]:
         for turn in range(bench.short_turns + 1):
             batches = _batches(bench, turn)
             pairs = [first + second for first, second in zip(batches[::2], batches[1::2])]
-            alone, loss = _seconds([both], [batches], fresh=not turn, alone=True)
-            together, other_loss = _seconds([both], [batches], fresh=not turn)
+            took = {}
+            for alone in (True, False) if turn % 2 else (False, True):
+                took["halved", alone], loss = _seconds([both], [batches], fresh=not turn, alone=alone)
+                took["wide", alone], _ = _seconds([both], [batches[: 2 * len(pairs)] if alone else pairs], alone=alone)
+                took["loss", alone] = loss
             if not turn:
-                _demand_same_loss(loss, other_loss)
-            halved.append(alone / together)
-            wide.append(_seconds([both], [batches[: 2 * len(pairs)]], alone=True)[0] / _seconds([both], [pairs])[0])
+                _demand_same_loss(took["loss", True], took["loss", False])
+            halved.append(took["halved", True] / took["halved", False])
+            wide.append(took["wide", True] / took["wide", False])
     value, goals = statistics.median(wide[1:]), {"to_reach": 1.7, "reached": WORKERS}
     figures = [
         Figure(name="ratio, a worker's batches as large", value=value, **goals),  # type: ignore[arg-type]

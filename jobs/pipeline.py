@@ -31,6 +31,7 @@ from cluster.s3 import retry_count
 from cluster.scratch import CAP_BYTES, Scratch
 from cluster.storage import stat
 from cluster.uri import StorageError, display
+from mma.allocation import keep_memory
 from mma.descriptors import DESCRIPTOR_SETS, DescriptorSet
 from mma.store import schema as s
 from mma.store.rows import chunk_row, with_descriptors
@@ -327,6 +328,7 @@ class Worker:
 
     def __init__(self, reading: Reading):
         self.reading = reading
+        keep_memory()
         self.scratch = Scratch(reading.scratch_root, cap_bytes=reading.scratch_bytes)
         decode = reading.decode
         if reading.detector_weights is not None:
@@ -364,6 +366,7 @@ class MMAActor:
         from mma.extractor import DescriptorExtractor
 
         torch.set_num_threads(threads)
+        keep_memory()
         loaded = load_mma(weights)
         self.descriptors = loaded.config.descriptors
         self.crop_px = loaded.config.crop_size_px

@@ -20,6 +20,7 @@ REQUIRED = (
     "pyarrow",
     "av",
     "opencv-python-headless",
+    "onnxruntime",
     "fsspec",
     "s3fs",
     "safetensors",

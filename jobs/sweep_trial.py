@@ -29,6 +29,7 @@ from cluster.session import Stop
 from cluster.storage import Folder
 from cluster.training import ABORT_S, TrainingError, report, run_training
 from jobs.reaction_training import WorkerConfig, model_of, node_data, node_floors, scored
+from mma.allocation import keep_memory
 from mma.training.world import World, current_world
 from rnn.training.final import TrainedSeed
 from rnn.training.loop import predict
@@ -147,6 +148,7 @@ class TrialActor(tune.Trainable):
         trial: Trial = config["trial"]
         if trial.workers.count == 1:
             torch.set_num_threads(trial.training.threads)
+            keep_memory()
             self.entries = TrialTraining(trial, World()).entries()
             self.nested: _Nested | None = None
         else:
@@ -242,6 +244,7 @@ def finish_trial(trial: Trial, *, floors: bool) -> FinishedTrial:
     """
     told = trial.training
     torch.set_num_threads(told.threads)
+    keep_memory()
     data = node_data(told, keep_s=KEEP_S)
     saved = read_state(told.out, trial.number)
     trained = []

@@ -19,6 +19,8 @@ import sys
 import time
 from typing import Any
 
+from mma.allocation import keep_memory
+
 PR_SET_PDEATHSIG = 1
 GROUP_FRAMES = 16
 """Frames a message at most: 600 KB of crops."""
@@ -65,12 +67,12 @@ class Outbox:
         self.last_frame = -1
         self.sent_frames = 0
 
-    def message(self, header: dict[str, Any], *payload: bytes) -> None:
+    def message(self, header: dict[str, Any]) -> None:
         """Send at once, after the faces that wait."""
         from mma.video.wire import send
 
         self.flush()
-        send(self._channel, header, *payload)
+        send(self._channel, header)
         self._sent_s = time.monotonic()
 
     def add(self, faces: list[Any]) -> None:
@@ -89,7 +91,7 @@ class Outbox:
         if self._waiting:
             count, rows, crops = pack_faces(self._waiting)
             self._waiting = []
-            send(self._channel, {"kind": "frames", "count": count}, rows, crops)
+            send(self._channel, {"kind": "frames", "count": count}, rows, *crops)
             self.sent_frames += count
             self._sent_s = time.monotonic()
 
@@ -124,6 +126,8 @@ def decode(path: str, options: Any, outbox: Outbox, detector: Any) -> None:
         except (MemoryError, VideoError, BrokenPipeError):
             raise
         except Exception as error:
+            if lacks_memory(error):
+                raise MemoryError(str(error)) from error
             raise VideoError("face", type(error).__name__, f"at frame {frame}: {error}") from error
         outbox.last_frame = frame
         outbox.tick()
@@ -156,6 +160,9 @@ def serve(channel: int) -> None:
         if options.decoder != "pyav":
             with contextlib.suppress(decord_group.RefusedError):  # told of, or done without, when a video needs it
                 decord_group.load()
+        if options.faces.detector == "yunet":  # onnxruntime is large
+            with contextlib.suppress(Exception):  # told of below, as the video's error
+                detector_of(options.faces)
         outbox.message({"kind": "taken"})
         try:
             decode(request["path"], options, outbox, detector_of(options.faces))
@@ -166,11 +173,18 @@ def serve(channel: int) -> None:
         except BrokenPipeError:
             return
         except Exception as error:
-            # OpenCV has an exception of its own for want of memory.
-            if getattr(error, "code", None) == cv2.Error.StsNoMem or "bad_alloc" in str(error):
+            if lacks_memory(error):
                 out_of_memory(outbox, options.memory_bytes)
             message = f"{type(error).__name__}: {error}"
             outbox.message({"kind": "error", "stage": "decode", "type": "DecoderError", "message": message[:500]})
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a library's own exception stands for want of memory: OpenCV's and onnxruntime's do."""
+    import cv2
+
+    words = ("bad_alloc", "Failed to allocate memory")
+    return getattr(error, "code", None) == cv2.Error.StsNoMem or any(each in str(error) for each in words)
 
 
 def out_of_memory(outbox: Outbox, memory_bytes: int) -> None:
@@ -187,6 +201,7 @@ def out_of_memory(outbox: Outbox, memory_bytes: int) -> None:
 def main() -> None:
     """Guard, then serve."""
     guard(int(sys.argv[1]), int(sys.argv[2]))
+    keep_memory()
     channel = private_output()
     # Interrupts are the parent's to handle: Ctrl-C reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

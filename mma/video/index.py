@@ -1,4 +1,4 @@
-"""The table of a video's frames: one pass over the packets, without decoding, before any frame is read.
+"""The table of a video's frames: one pass over the packets, of which only the first are decoded, before any is read.
 
 Both decoders count and time frames by this table alone, so index and time agree between them by construction. It also
 says where decoding may start: at key frames behind which nothing looks back ("closed" groups of pictures).
@@ -22,10 +22,26 @@ from numpy.typing import NDArray
 from mma.video.container import sniff
 from mma.video.errors import VideoError
 
+PROBE_PACKETS = 64
+"""Packets decoded on opening until a first frame tells the picture's size and turn."""
 MAX_READ_ERRORS = 64
 """Read errors in a row after which the rest of a file counts as lost."""
 
 Progress = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What the first frame that can be decoded shows of all of them."""
+
+    stored_px: tuple[int, int]
+    """Width and height before it is turned."""
+    quarter_turns: int
+    """To the left, which make it upright."""
+    codec: str
+    """FFmpeg's name."""
+    rate: float
+    """Frames a second as the container says, NaN where it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +63,8 @@ class FrameIndex:
 
     group_starts: NDArray[np.int64]
     """(G,) packet numbers at which decoding may start."""
+
+    picture: Picture
 
     damage: str | None
     """What reading the packets already showed to be lost."""
@@ -108,10 +126,25 @@ def packets(container: Any, stream: Any) -> Iterator[Any]:
             errors += 1
 
 
+def decode_packet(codec: Any, packet: Any) -> list[Any]:
+    """The frames that a packet (None: the stream's end) brings out; none where it cannot be decoded."""
+    try:
+        return list(codec.decode(packet))
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return []
+
+
+def _first_frame(codec: Any, packet: Any) -> Any:
+    return next(iter(decode_packet(codec, packet)), None)
+
+
 def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
     """The frames of the video at `path`. `progress` is called now and then.
 
-    Raises VideoError: what `open_container` raises, and "NoFrames" (stage "open") for a stream without a frame.
+    Raises VideoError: what `open_container` raises, and "NoFrames" (stage "open") for a stream without a frame, or
+    without a picture size and without a frame that can be decoded among the first.
     """
     container, stream = open_container(path)
     with container:
@@ -120,7 +153,10 @@ def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
         keys: list[bool] = []
         trusted = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
         end = 0
+        first: Any = None
         for packet in packets(container, stream):
+            if first is None and len(stamps) < PROBE_PACKETS:
+                first = _first_frame(stream.codec_context, packet)
             trusted = trusted and packet.pts is not None
             stamp = packet.pts if packet.pts is not None else (packet.dts or 0)
             stamps.append(stamp)
@@ -132,13 +168,23 @@ def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
         tick_s = float(stream.time_base)
         declared = stream.frames if container.format.name.startswith("mov") else 0
         tail_s = _declared_end_s(stream)
+        first = _first_frame(stream.codec_context, None) if first is None else first
+        size = first or stream.codec_context
+        picture = Picture(
+            stored_px=(size.width, size.height),
+            quarter_turns=round(first.rotation / 90) % 4 if first else 0,
+            codec=stream.codec_context.codec.canonical_name,
+            rate=float(stream.average_rate or np.nan),
+        )
     shown = np.array([not hide for hide in hidden], dtype=bool)
     ticks = np.array(stamps, dtype=np.int64)
     seconds: NDArray[np.float64] = np.multiply(ticks, tick_s, dtype=np.float64)
     if not shown.any():
         raise VideoError("open", "NoFrames", "the video stream holds no frame")
+    if not all(picture.stored_px):
+        raise VideoError("open", "NoFrames", f"not one of the first {PROBE_PACKETS} packets could be decoded")
     if not trusted or len(np.unique(ticks[shown])) != shown.sum():
-        return _counted_index(path, seconds, progress)
+        return _counted_index(path, seconds, picture, progress)
     order = np.flatnonzero(shown)[np.argsort(ticks[shown], kind="stable")]
     frame_of_packet = np.full(len(ticks), -1, dtype=np.int64)
     frame_of_packet[order] = np.arange(len(order))
@@ -157,6 +203,7 @@ def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
         frame_of_stamp={int(ticks[packet]): frame for frame, packet in enumerate(order)},
         frame_of_packet=frame_of_packet,
         group_starts=closed_groups(ticks, np.array(keys, dtype=bool)),
+        picture=picture,
         damage=damage,
     )
 
@@ -184,7 +231,7 @@ def _declared_end_s(stream: Any) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _counted_index(path: str, packet_times_s: NDArray[np.float64], progress: Progress) -> FrameIndex:
+def _counted_index(path: str, packet_times_s: NDArray[np.float64], picture: Picture, progress: Progress) -> FrameIndex:
     """The index for streams whose packets do not say when their picture is shown: everything is decoded once to count.
 
     The n-th frame gets the n-th packet time if there are as many, else frames are spread evenly by the mean rate.
@@ -194,13 +241,7 @@ def _counted_index(path: str, packet_times_s: NDArray[np.float64], progress: Pro
     with container:
         step_s = float(1 / stream.average_rate) if stream.average_rate else 0.04
         for packet in itertools.chain(packets(container, stream), [None]):
-            try:
-                frames = stream.codec_context.decode(packet)
-            except MemoryError:
-                raise
-            except av.FFmpegError:
-                continue
-            count += len(frames)
+            count += len(decode_packet(stream.codec_context, packet))
             progress()
     if not count:
         raise VideoError("open", "NoFrames", f"not one of {len(packet_times_s)} packets could be decoded")
@@ -214,5 +255,6 @@ def _counted_index(path: str, packet_times_s: NDArray[np.float64], progress: Pro
         frame_of_stamp=None,
         frame_of_packet=np.full(len(packet_times_s), -1, dtype=np.int64),
         group_starts=np.zeros(1, dtype=np.int64),
+        picture=picture,
         damage=None,
     )

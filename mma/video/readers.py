@@ -12,21 +12,18 @@ refuses in mid-stream, PyAV takes over from the first frame not handed out yet.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from mma.video import decord_group
 from mma.video.chunk import VideoInfo
 from mma.video.errors import VideoError
-from mma.video.index import FrameIndex, open_container, packets, read_index
-
-PROBE_PACKETS = 64
-"""Packets decoded on opening until a first frame tells the picture's size and turn."""
+from mma.video.index import FrameIndex, decode_packet, open_container, packets, read_index
 
 Frame = tuple[int, NDArray[np.uint8]]
 Run = tuple[int, int, NDArray[np.int64]]
@@ -40,8 +37,9 @@ class VideoReader:
         self._path = path
         self._index = index
         self._on_decoded = on_decoded
-        self._stored_px, self._quarter_turns, stream_facts = _probe(path)
-        self._carrier = decord_group.carrier(stream_facts["codec"], turned=self._quarter_turns > 0)
+        picture = index.picture
+        self._stored_px, self._quarter_turns = picture.stored_px, picture.quarter_turns
+        self._carrier = decord_group.carrier(picture.codec, turned=self._quarter_turns > 0)
         width_px, height_px = self._stored_px[:: -1 if self._quarter_turns % 2 else 1]
         span_s = float(index.times_s[-1] - index.times_s[0])
         num_frames = len(index.times_s)
@@ -49,7 +47,7 @@ class VideoReader:
         self.info = VideoInfo(
             width_px=width_px,
             height_px=height_px,
-            source_fps=(num_frames - 1) / span_s if span_s > 0 else stream_facts["rate"],
+            source_fps=(num_frames - 1) / span_s if span_s > 0 else picture.rate,
             duration_s=max(float(index.end_s - index.times_s[0]), span_s),
             num_frames=num_frames,
         )
@@ -234,30 +232,5 @@ def _between(numbered: Iterator[tuple[int, Any]], first: int, end: int) -> Itera
 
 def _decode(codec: Any, stream_packets: Iterable[Any]) -> Iterator[Any]:
     """All frames of the packets, those held back for reordering too; packets that cannot be decoded are passed over."""
-    for packet in stream_packets:
-        try:
-            yield from codec.decode(packet)
-        except MemoryError:
-            raise
-        except av.FFmpegError:
-            continue
-    try:
-        yield from codec.decode(None)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return
-
-
-def _probe(path: str) -> tuple[tuple[int, int], int, dict[str, Any]]:
-    """Stored (width, height) in px, quarter turns to the left that make it upright, and the codec's facts."""
-    container, stream = open_container(path)
-    with container:
-        codec = stream.codec_context
-        facts = {"codec": codec.codec.canonical_name, "rate": float(stream.average_rate or np.nan)}
-        first_packets = (packet for _, packet in zip(range(PROBE_PACKETS), packets(container, stream)))
-        for decoded in _decode(codec, first_packets):
-            return (decoded.width, decoded.height), round(decoded.rotation / 90) % 4, facts
-        if not (codec.width and codec.height):
-            raise VideoError("open", "NoFrames", f"not one of the first {PROBE_PACKETS} packets could be decoded")
-        return (codec.width, codec.height), 0, facts
+    for packet in itertools.chain(stream_packets, [None]):
+        yield from decode_packet(codec, packet)

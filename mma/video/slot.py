@@ -10,6 +10,7 @@ live as long as it does; a child found dead between two videos is replaced witho
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -33,6 +34,9 @@ from mma.video.wire import receive, unpack_faces
 
 START_S = 120.0
 """Seconds a fresh child may take to import its decoders; a cold network disk is slow."""
+
+PIPE_BYTES = 2**20
+"""Room for a message and more, where Linux has 64 KB: fewer turns of two processes on one core."""
 
 _ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
@@ -157,6 +161,9 @@ class DecodeSlot:
         )
         self._started_by = threading.current_thread()
         self._videos_of_child = 0
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with contextlib.suppress(OSError):  # beyond what this user's pipes may take
+                fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)  # type: ignore[arg-type]
         try:
             self._next_message(child, START_S)
         except (_EndedError, _SilentError):
@@ -184,24 +191,25 @@ class DecodeSlot:
             child.wait()
         child.stdout.close()
 
-    def _next_message(self, child: subprocess.Popen[bytes], timeout_s: float) -> tuple[dict[str, Any], bytes]:
+    def _next_message(self, child: subprocess.Popen[bytes], timeout_s: float) -> tuple[dict[str, Any], bytearray]:
         """The child's next message. Raises _SilentError after `timeout_s` without a byte, _EndedError at its end."""
         assert child.stdout is not None
         descriptor = child.stdout.fileno()
         ready = select.poll()
         ready.register(descriptor, select.POLLIN)
 
-        def read_exactly(count: int) -> bytes:
-            data = bytearray()
+        def read_exactly(count: int) -> bytearray:
+            data = bytearray(count)
+            missing = memoryview(data)
             deadline_s = time.monotonic() + timeout_s
-            while len(data) < count:
+            while missing:
                 if not ready.poll(max(0.0, deadline_s - time.monotonic()) * 1000):
                     raise _SilentError
-                part = os.read(descriptor, min(count - len(data), 1 << 20))
-                if not part:
+                got = os.readv(descriptor, [missing])
+                if not got:
                     raise _EndedError
-                data += part
-            return bytes(data)
+                missing = missing[got:]
+            return data
 
         return receive(read_exactly)
 

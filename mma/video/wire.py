@@ -41,24 +41,31 @@ ROW = np.dtype(
 """One frame on the wire, packed."""
 
 
-def send(descriptor: int, header: dict[str, Any], *payload: bytes) -> None:
-    """Write one message; blocks while the reader is behind. Raises BrokenPipeError when it is gone."""
+def send(descriptor: int, header: dict[str, Any], *payload: memoryview) -> None:
+    """Write one message, its payload as flat bytes; blocks while the reader is behind.
+
+    Raises BrokenPipeError when it is gone.
+    """
     text = json.dumps(header).encode()
-    parts = [LENGTHS.pack(len(text), sum(map(len, payload))), text, *payload]
-    rest = memoryview(b"".join(parts))
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    lengths = LENGTHS.pack(len(text), sum(map(len, payload)))
+    parts = [memoryview(lengths), memoryview(text), *payload]
+    while parts:
+        written = os.writev(descriptor, parts)
+        while parts and written >= len(parts[0]):
+            written -= len(parts.pop(0))
+        if written:
+            parts[0] = parts[0][written:]
 
 
-def receive(read_exactly: Callable[[int], bytes]) -> tuple[dict[str, Any], bytes]:
+def receive(read_exactly: Callable[[int], bytearray]) -> tuple[dict[str, Any], bytearray]:
     """Read one message; `read_exactly(n)` gives n bytes or raises."""
     header_bytes, payload_bytes = LENGTHS.unpack(read_exactly(LENGTHS.size))
     header = json.loads(read_exactly(header_bytes))
     return header, read_exactly(payload_bytes)
 
 
-def pack_faces(faces: Sequence[Any]) -> tuple[int, bytes, bytes]:
-    """`mma.faces.FrameFace`s as (count, packed rows, crops of those found)."""
+def pack_faces(faces: Sequence[Any]) -> tuple[int, memoryview, list[memoryview]]:
+    """`mma.faces.FrameFace`s as (count, packed rows, the crop of each of those found)."""
     rows = np.zeros(len(faces), dtype=ROW)
     for row, face in zip(rows, faces):
         row["frame_index"], row["time_s"] = face.frame_index, face.time_s
@@ -68,11 +75,11 @@ def pack_faces(faces: Sequence[Any]) -> tuple[int, bytes, bytes]:
     crops = [np.ascontiguousarray(face.crop, dtype=np.uint8) for face in faces if face.found]
     if any(crop.shape != CROP_SHAPE for crop in crops):
         raise ValueError(f"a crop is not {CROP_SHAPE}")
-    return len(faces), rows.tobytes(), b"".join(crop.tobytes() for crop in crops)
+    return len(faces), rows.view(np.uint8).data, [crop.reshape(-1).data for crop in crops]
 
 
-def unpack_faces(count: int, payload: bytes) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
-    """(rows of `ROW`, uint8 (K, 112, 112, 3)), read-only views of `payload`."""
+def unpack_faces(count: int, payload: bytearray) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
+    """(rows of `ROW`, uint8 (K, 112, 112, 3)), views of `payload`."""
     rows = np.frombuffer(payload, dtype=ROW, count=count)
     crops = np.frombuffer(payload, dtype=np.uint8, offset=count * ROW.itemsize)
     return rows, crops.reshape(-1, *CROP_SHAPE)

@@ -46,6 +46,30 @@ def test_yunet_finds_the_face_in_all_472_frames_with_points_in_the_papers_order(
 
 
 @needs_clip
+@needs_yunet
+@pytest.mark.parametrize(("size", "count"), [((320, 180), 1), ((321, 251), 1), ((640, 480), 4), ((128, 96), 1)])
+def test_yunet_finds_what_opencv_finds_with_it(size, count):
+    """The same faces, to a hundredth of a pixel, in pictures of sizes that are no multiples of 32 and with several."""
+    cv2 = pytest.importorskip("cv2")
+    theirs = cv2.FaceDetectorYN.create(str(WEIGHTS), "", size, 0.6, 0.3, 5000)
+    ours = make_detector(
+        FaceOptions(detector="yunet", detector_weights=str(WEIGHTS), detect_size_px=10_000, min_face_px=1)
+    )
+    for _, _, frame in frames_of_clip(40):
+        picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        if count > 1:
+            quarter = cv2.resize(frame, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
+            picture = np.tile(quarter, (2, 2, 1))
+        found = ours(picture)
+        expected = theirs.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+        assert len(found) == len(expected) == count
+        found.sort(key=lambda face: tuple(face.box.round()))  # equal scores may come in any order
+        for face, row in zip(found, sorted(expected, key=lambda row: tuple(row[:4].round())), strict=True):
+            np.testing.assert_allclose(np.concatenate([face.box, face.points]), row[:14], atol=0.01)
+            assert face.score == pytest.approx(row[14], abs=1e-5)
+
+
+@needs_clip
 def test_haar_finds_the_face_in_every_frame_and_its_box_is_steady():
     results = followed(FaceOptions(), stride=8)
     assert len(results) == 59
@@ -114,7 +138,16 @@ def test_yunet_without_weights_says_in_one_line_where_they_are_had():
 def test_weights_that_are_no_network_are_named(tmp_path):
     path = tmp_path / "garbage.onnx"
     path.write_bytes(b"not a network")
-    with pytest.raises(ValueError, match=r"garbage\.onnx: OpenCV cannot read it"):
+    with pytest.raises(ValueError, match=r"garbage\.onnx: onnxruntime cannot read it") as refused:
+        make_detector(FaceOptions(detector="yunet", detector_weights=str(path)))
+    assert "\n" not in str(refused.value)
+
+
+@needs_yunet
+def test_another_network_than_yunet_is_refused(tmp_path):
+    path = tmp_path / "other.onnx"
+    path.write_bytes(WEIGHTS.read_bytes().replace(b"bbox_8", b"bbox_9"))
+    with pytest.raises(ValueError, match=r"other\.onnx: this is not face_detection_yunet_2023mar\.onnx"):
         make_detector(FaceOptions(detector="yunet", detector_weights=str(path)))
 
 
