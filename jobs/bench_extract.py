@@ -30,7 +30,7 @@ from mma.store.reader import read_file, store_files
 
 DETECT_EVERY = 10
 """Of the Haar cascade, which on every frame would be nearly all of the work."""
-STEADY, LOADER, DECODE_YUNET, DECODE_HAAR, MEMORY = 0.82, 0.9, 0.5, 0.4, 1.06
+STEADY, LOADER, DECODE_YUNET, DECODE_HAAR, MEMORY = 0.95, 1.3, 0.55, 0.37, 1.08
 """Ratios that the small version reached on a quiet machine of two cores."""
 SIZE = f"{CLIP_PX[0]} x {CLIP_PX[1]}"
 

@@ -20,7 +20,7 @@ from jobs.bench_process import Side, run_job
 from jobs.bench_table import CountsDifferError, Figure, Row, Turn, demand_equal, ratio_figure
 from jobs.plan import PLAN_SCHEMA
 
-LOOP, PADDED, PADDED_SHORT, WORKERS = 1.05, 1.6, 1.8, 1.5
+LOOP, PADDED, PADDED_SHORT, WORKERS = 1.1, 1.9, 2.2, 1.5
 """Ratios that the small version reached on a quiet machine of two cores."""
 END_S = 60.0
 """How long a side may take to end when it is told to."""

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mma.checkpoint_header import read_description
 from rnn.reactions import REACTIONS
 
 CODE = str(Path(__file__).with_name("pyfunc_model.py"))
@@ -58,7 +59,7 @@ def save_pyfunc(folder: Path, reactions: bytes, mma: bytes, detector: bytes | No
             python_model=CODE,
             artifacts={name: str(parts / names[name]) for name in files},
             code_paths=[str(root / each) for each in PACKAGES],
-            pip_requirements=_pinned(),
+            pip_requirements=requirements(read_description(mma, names["mma"]).config.trunk),
             signature=ModelSignature(
                 inputs=Schema([ColSpec(DataType.string, "uri")]),
                 outputs=Schema([ColSpec(DataType.double, name) for name in REACTIONS]),
@@ -66,7 +67,8 @@ def save_pyfunc(folder: Path, reactions: bytes, mma: bytes, detector: bytes | No
         )
 
 
-def _pinned() -> list[str]:
+def requirements(trunk: str) -> list[str]:
+    """What pip must install for the model's code to run an MMA network of this trunk, each at the version here."""
     from importlib.metadata import PackageNotFoundError
 
     def installed(name: str) -> Any:
@@ -75,5 +77,6 @@ def _pinned() -> list[str]:
         except PackageNotFoundError:
             return None
 
-    found = {name: installed(name) for name in (*REQUIRED, *OPTIONAL, "mlflow")}
+    of_trunk = ("transformers",) if trunk.startswith("hf:") else ()
+    found = {name: installed(name) for name in (*REQUIRED, *OPTIONAL, *of_trunk, "mlflow")}
     return [f"{name}=={str(number).partition('+')[0]}" for name, number in found.items() if number is not None]

@@ -106,6 +106,7 @@ def epochs(world: World, *, stopped: bool = False) -> dict[str, Any]:
     return {
         "history": [{name: entry[name] for name in kept} for entry in training.progress.history],
         "predictions": training.predict(training.val.sequences),
+        "one": training.predict(made_sequences([3])),  # other ranks have no video at all
         "routed": {name: each.numpy().copy() for name, each in training.routed.state_tensors().items()},
     }
 

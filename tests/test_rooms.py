@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_the_driver_of_extract_needs_no_torch_for_a_checkpoint_of_ours(tmp_path)
     command = [sys.executable, "-c", script, str(tmp_path / "mma.safetensors")]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_saved_model_names_all_packages_that_its_rooms_import():
+    """MLflow builds a server's environment of them alone; what is missing there fails video by video."""
+    from jobs.registry import OPTIONAL, REQUIRED, requirements
+
+    files = [file for room in ("mma", "rnn") for file in (ROOT / room).rglob("*.py")]
+    modules = set().union(*map(imported, files)) - set(sys.stdlib_module_names) - {"mma", "rnn"}
+    packages = {each for module in modules for each in packages_distributions().get(module, [module])}
+    assert {"torch", "onnxruntime"} < packages
+    assert packages <= {*REQUIRED, *OPTIONAL} | {"transformers", "pillow"}  # --trunk hf:..., and label sets of images
+    named = {trunk: {each.partition("==")[0] for each in requirements(trunk)} for trunk in ("tiny", "hf:some/model")}
+    assert {*REQUIRED, "mlflow"} <= named["tiny"]
+    assert named["hf:some/model"] - named["tiny"] == {"transformers"}
 
 
 def test_files_stay_rooms_and_not_halls():

@@ -1,9 +1,9 @@
 """The training of one masked RNN, epoch by epoch, in one of `World.size` equal processes.
 
-Each process runs its share of every global batch through the recurrent part, as many steps as any other, and gathers
-the few numbers a video that the readout gives; norm, output and loss are of the whole batch on every rank (PAPER.md,
-"Several workers"). Gradients are averaged by one all-reduce; what unreached steps of the routed layer would get is not
-even sent.
+Each process runs its share of every global batch through the recurrent part (`fair_shares`) and gathers the few numbers
+a video that the readout gives; norm, output and loss are of the whole batch on every rank (PAPER.md, "Several
+workers"). Gradients are averaged by one all-reduce; what unreached steps of the routed layer would get is not even
+sent.
 """
 
 from __future__ import annotations
@@ -264,10 +264,13 @@ def predict_together(
 
 
 def fair_shares(lengths: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
-    """Which of the sequences each of `size` ranks runs: as many, and as many steps of time, as any other.
+    """Which of the sequences each of `size` ranks runs: as many as any other, and as many steps of time, but for one
+    sequence.
 
     Dealt from the longest to the shortest, to and fro: all ranks wait for the one that is last.
     """
+    if size == 1:
+        return [np.arange(len(lengths))]
     order = np.argsort(-lengths, kind="stable")
     turn = np.arange(len(order)) % (2 * size)
     rank = np.minimum(turn, 2 * size - 1 - turn)
