@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import ctypes
 
-MMAP_BYTES, TRIM_BYTES = 2**27, 2**28
-"""Smaller blocks are taken from memory that is kept; so much of what is free at its end stays."""
-OLD_MMAP_BYTES = 2**25
-"""The most that glibc before 2.35 takes for the first."""
+MMAP_BYTES, TRIM_BYTES = 2**25, 2**27
+"""Smaller blocks are taken from memory that is kept; so much of what is free at its end stays. The first is the most
+that glibc before 2.35 takes."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -22,5 +21,5 @@ def keep_memory() -> None:
     the process was started.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and (mallopt(_M_MMAP_THRESHOLD, MMAP_BYTES) or mallopt(_M_MMAP_THRESHOLD, OLD_MMAP_BYTES)):
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, MMAP_BYTES):
         mallopt(_M_TRIM_THRESHOLD, TRIM_BYTES)
