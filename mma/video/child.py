@@ -183,7 +183,7 @@ def lacks_memory(error: Exception) -> bool:
     """Whether a library's own exception stands for want of memory: OpenCV's and onnxruntime's do."""
     import cv2
 
-    words = ("bad_alloc", "Failed to allocate memory")
+    words = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory", "failed to map segment")
     return getattr(error, "code", None) == cv2.Error.StsNoMem or any(each in str(error) for each in words)
 
 

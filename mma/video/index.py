@@ -176,6 +176,7 @@ def read_index(path: str, progress: Progress = lambda: None) -> FrameIndex:
             codec=stream.codec_context.codec.canonical_name,
             rate=float(stream.average_rate or np.nan),
         )
+    del first, size, stream, container  # and the decoder with them: another pass has its own
     shown = np.array([not hide for hide in hidden], dtype=bool)
     ticks = np.array(stamps, dtype=np.int64)
     seconds: NDArray[np.float64] = np.multiply(ticks, tick_s, dtype=np.float64)

@@ -35,8 +35,9 @@ from mma.video.wire import receive, unpack_faces
 START_S = 120.0
 """Seconds a fresh child may take to import its decoders; a cold network disk is slow."""
 
-PIPE_BYTES = 2**20
-"""Room for a message and more, where Linux has 64 KB: fewer turns of two processes on one core."""
+PIPE_BYTES = 2**18
+"""Room for half a message, where Linux has 64 KB: fewer turns of two processes on one core. All pipes of a user share
+64 MB."""
 
 _ONE_THREAD = {
     name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
