@@ -127,7 +127,7 @@ def decode(path: str, options: Any, outbox: Outbox, detector: Any) -> None:
             raise
         except Exception as error:
             if lacks_memory(error):
-                raise MemoryError(str(error)) from error
+                raise
             raise VideoError("face", type(error).__name__, f"at frame {frame}: {error}") from error
         outbox.last_frame = frame
         outbox.tick()

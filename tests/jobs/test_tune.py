@@ -242,7 +242,7 @@ def test_a_trial_that_fails_is_marked_and_the_others_go_on(made, run_job, tmp_pa
     assert 0 < wild.sum() < 4
     assert (table["state"][wild] == "failed").all()
     assert (table["state"][~wild] == "done").all()
-    # Which of the two it meets first is a matter of the last bit.
+    # Which of the two it meets first is a matter of the processor's arithmetic.
     overflow = r"predictions or known labels are|the loss is nan"
     assert table["error"][wild].str.contains(overflow).all()
     _, _, children = runs_of(training_mlflow, tmp_path / "s")
