@@ -46,7 +46,7 @@ def face_settings(options: DetectorOptions) -> FaceSettings:
     """The detector's settings, its part of the spec, and the bytes of its weights.
 
     Raises:
-        InputError: settings that make no sense, or weights that are not there.
+        InputError: settings that make no sense, or weights that are not there, or not the detector's.
     """
     with input_errors(ValueError, OSError, StorageError, option="--detector"), tempfile.TemporaryDirectory() as local:
         faces = FaceOptions(
@@ -58,5 +58,18 @@ def face_settings(options: DetectorOptions) -> FaceSettings:
         if faces.detector_weights is None:
             return FaceSettings(faces, faces.spec(), None)
         data = read(faces.detector_weights)
-        (Path(local) / "detector").write_bytes(data)
-        return FaceSettings(faces, replace(faces, detector_weights=f"{local}/detector").spec(), data)
+        path = Path(local) / "detector"
+        path.write_bytes(data)
+        at_hand = replace(faces, detector_weights=str(path))
+        _demand_sound(at_hand, faces.detector_weights)
+        return FaceSettings(faces, at_hand.spec(), data)
+
+
+def _demand_sound(faces: FaceOptions, given: str) -> None:
+    """Raises ValueError where the detector cannot read its weights, given as this URI: each video would fail by it."""
+    from mma.faces.detectors import make_detector
+
+    try:
+        make_detector(faces)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(faces.detector_weights), given)) from None

@@ -245,6 +245,13 @@ def test_wrong_options_of_train_mma_are_one_line(capfd, arguments, told):
             ["--videos", "{tmp}", "--store", "{tmp}/s", "--mma", "random:0:tiny", "--detector", "yunet"],
             "--detector-weights",
         ),
+        (
+            [
+                *("--videos", "{tmp}", "--store", "{tmp}/s", "--mma", "random:0:tiny", "--detector", "yunet"),
+                *("--detector-weights", __file__),
+            ],
+            f"--detector-weights {__file__}: onnxruntime cannot read it",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, capfd, arguments, told):
